@@ -1,0 +1,112 @@
+"""The front door: check, estimate, attend. The one place that sees all stages."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparsefill._checks import check_finite, check_lengths, check_qkv
+from sparsefill.estimate import estimate
+from sparsefill.index import SparseIndex
+from sparsefill.kernels import Attended, BackendName, attend_unchecked
+from sparsefill.patterns import Pattern
+
+
+class Stages(NamedTuple):
+    """What the stages made, and how long each took in seconds."""
+
+    attended: Attended
+    sparse_index: SparseIndex
+    estimate_s: float
+    attend_s: float
+
+
+def sparse_attention(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    pattern: Pattern | Sequence[Pattern],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_lengths: Int[Tensor, " b"] | None = None,
+    key_lengths: Int[Tensor, " b"] | None = None,
+    backend: BackendName = "auto",
+) -> Float[Tensor, "b h n d"]:
+    """Attend causally over the cells that a pattern finds on this input.
+
+    The last query of a sequence stands at its last key, so `n < m` is a chunk of
+    queries after cached keys.
+
+    Args:
+        pattern: one for all query heads, or one for each of the `h` query heads.
+        scale: what scores are multiplied by; `d ** -0.5` when None.
+        softcap: scores are bounded to `softcap * tanh(score / softcap)` when given.
+        query_lengths: queries of each sequence, the rest is padding; all `n` when None.
+        key_lengths: keys of each sequence; all `m` when None.
+        backend: which kernels attend; `sparsefill info` tells what `"auto"` picks.
+
+    Raises:
+        ShapeError: a tensor does not fit the others.
+        InputError: a tensor holds NaN or infinity.
+        UnsupportedError: the backend cannot serve this call.
+
+    Example:
+        >>> import torch
+        >>> from sparsefill import VerticalSlash
+        >>> q, k = torch.randn(1, 8, 300, 64), torch.randn(1, 2, 300, 64)
+        >>> sparse_attention(q, k, k, VerticalSlash(verticals=50, slashes=100)).shape
+        torch.Size([1, 8, 300, 64])
+    """
+    stages = attend_in_stages(
+        q,
+        k,
+        v,
+        pattern,
+        scale=scale,
+        softcap=softcap,
+        query_lengths=query_lengths,
+        key_lengths=key_lengths,
+        backend=backend,
+    )
+    return stages.attended.out
+
+
+def attend_in_stages(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    pattern: Pattern | Sequence[Pattern],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_lengths: Int[Tensor, " b"] | None = None,
+    key_lengths: Int[Tensor, " b"] | None = None,
+    backend: BackendName = "auto",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Stages:
+    """Do what `sparse_attention` does, and return the index, the LSE and the times.
+
+    Args:
+        clock: reads the time in seconds; on an accelerator it should wait for the
+            device first.
+    """
+    check_qkv(q, k, v)
+    b, n, m = q.shape[0], q.shape[2], k.shape[2]
+    queries = check_lengths(query_lengths, name="query_lengths", b=b, longest=n, device=q.device)
+    keys = check_lengths(key_lengths, name="key_lengths", b=b, longest=m, device=q.device)
+    for name, tensor, lengths in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
+        check_finite(name, tensor, lengths)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    started = clock()
+    index = estimate(
+        pattern, q, k, scale=scale, softcap=softcap, query_lengths=queries, key_lengths=keys
+    )
+    estimated = clock()
+    attended = attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)
+    return Stages(attended, index, estimated - started, clock() - estimated)

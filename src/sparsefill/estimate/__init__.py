@@ -1,0 +1,77 @@
+"""Turn patterns, queries and keys into the sparse index of this input.
+
+Second of the three stages. Each family lives in its own file and registers one
+function; heads of one family are estimated together, whatever their budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sparsefill.errors import ShapeError
+from sparsefill.estimate import a_shape, block_topk, dense, tri_shape, vertical_slash
+from sparsefill.estimate.heads import Heads, estimate_heads
+from sparsefill.estimate.merge import merge_heads
+from sparsefill.index import SparseIndex
+from sparsefill.patterns import Pattern
+
+__all__ = ["estimate"]
+
+FAMILIES = (a_shape, block_topk, dense, tri_shape, vertical_slash)  # importing registers them
+
+
+def estimate(
+    pattern: Pattern | Sequence[Pattern],
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_lengths: Int[Tensor, " b"] | None = None,
+    key_lengths: Int[Tensor, " b"] | None = None,
+) -> SparseIndex:
+    """Find which cells each query head keeps on this input.
+
+    Args:
+        pattern: one for all query heads, or one for each of the `h` query heads.
+        scale: what scores are multiplied by; `d ** -0.5` when None.
+        softcap: scores are bounded to `softcap * tanh(score / softcap)` when given.
+        query_lengths: queries of each sequence, the rest is padding; all `n` when None.
+        key_lengths: keys of each sequence; all `m` when None. The last query of a
+            sequence stands at its last key.
+
+    Example:
+        >>> from sparsefill import AShape
+        >>> q = torch.randn(1, 2, 128, 64)
+        >>> estimate(AShape(sink=1, window=1), q, q).slash_tiles.tolist()
+        [[[0], [0]]]
+    """
+    b, h, n, d = q.shape
+    patterns = list(pattern) if isinstance(pattern, Sequence) else [pattern] * h
+    if len(patterns) != h:
+        raise ShapeError(
+            f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
+            " pass one pattern for all heads or a sequence of h"
+        )
+    full = torch.ones(b, dtype=torch.int32, device=q.device)
+    families: dict[object, list[int]] = {}
+    for head, own in enumerate(patterns):  # heads that can be estimated together
+        families.setdefault((type(own), getattr(own, "block", None)), []).append(head)
+    parts = []
+    for members in families.values():
+        heads = Heads(
+            q=q,
+            k=k,
+            members=torch.tensor(members, device=q.device),
+            scale=d**-0.5 if scale is None else scale,
+            softcap=softcap,
+            query_lengths=full * n if query_lengths is None else query_lengths.int(),
+            key_lengths=full * k.shape[2] if key_lengths is None else key_lengths.int(),
+        )
+        own = [patterns[head] for head in members]
+        parts.append((heads.members, estimate_heads(own[0], own, heads)))
+    return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)

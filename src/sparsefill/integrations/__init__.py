@@ -1,0 +1,1 @@
+"""Adapters to inference engines; each is imported only when asked for."""

@@ -1,0 +1,113 @@
+"""Sparse prefill inside Hugging Face transformers, by registration and reversibly.
+
+An adapter only: it reads what transformers passes and hands it to `sparsefill`. Nothing
+of transformers is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
+from sparsefill.integrations.transformers.masks import padding_mask
+from sparsefill.integrations.transformers.run import MIN_LENGTH, LayerCall, Run, architecture_of
+from sparsefill.kernels import BackendName
+from sparsefill.patterns import Pattern
+from sparsefill.profile import Profile, default_profile
+
+__all__ = ["LayerCall", "Run", "architecture_of", "register", "sparse_prefill"]
+
+NAME = "sparsefill"  # without "flash", "sdpa" or "/": transformers reads meaning into those
+
+
+def register() -> None:
+    """Make `attn_implementation="sparsefill"` known to transformers.
+
+    A model loaded with it uses the default profile of its architecture. Registering
+    twice is harmless.
+    """
+    AttentionInterface.register(NAME, sparsefill_attention)
+    AttentionMaskInterface.register(NAME, padding_mask)
+
+
+@contextmanager
+def sparse_prefill(
+    model: nn.Module,
+    pattern: Profile | Pattern | None = None,
+    *,
+    backend: BackendName = "auto",
+    min_length: int = MIN_LENGTH,
+    record: bool = True,
+    measure_recall: bool = False,
+    on_call: Callable[[LayerCall], None] | None = None,
+) -> Iterator[Run]:
+    """Read long prompts sparsely with this model inside the `with` block.
+
+    On exit the model is as it was. Decode, short prompts and layers that are not plain
+    causal attention stay dense.
+
+    Args:
+        pattern: a profile, or one pattern for all heads; the default profile of the
+            model's architecture when None.
+        backend: which kernels attend.
+        min_length: keys below which a layer stays dense.
+        record: keep times and densities of every prefill call in the run.
+        measure_recall: also measure the attention mass kept (slow).
+        on_call: called after each attention call of a prefill.
+
+    Raises:
+        InputError: the model has no attention layers that transformers can redirect.
+        ProfileError: the profile is for another architecture.
+    """
+    modules = [m for m in model.modules() if is_causal_attention(m)]
+    if not modules:
+        raise InputError(
+            f"{type(model).__name__} has no causal attention layers to make sparse;"
+            " pass a transformers decoder model"
+        )
+    architecture = architecture_of(modules[0].config)
+    if pattern is None:
+        profile = default_profile(architecture)
+    elif isinstance(pattern, Profile):
+        profile = pattern
+        profile.require(architecture)
+    else:
+        profile = Profile.uniform(pattern, architecture)
+    run = Run(
+        profile=profile,
+        backend=backend,
+        min_length=min_length,
+        record=record,
+        measure_recall=measure_recall,
+        on_call=on_call,
+    )
+    register()
+    configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    outer = {module: runs.get(module) for module in modules}
+    try:
+        for config, _ in before:
+            config._attn_implementation = NAME
+        for module in modules:
+            runs[module] = run
+        yield run
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+        for module, previous in outer.items():
+            if previous is None:
+                runs.pop(module, None)
+            else:
+                runs[module] = previous
+
+
+def is_causal_attention(module: nn.Module) -> bool:
+    """Tell whether a module is a decoder's self-attention layer."""
+    has_place = hasattr(module, "layer_idx") and hasattr(module, "config")
+    return has_place and bool(getattr(module, "is_causal", False))

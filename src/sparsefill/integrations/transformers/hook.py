@@ -1,0 +1,236 @@
+"""The attention function that transformers calls, and the path that each call takes.
+
+encoder, cross-attention, 4-D mask        → stock: transformers' own kernel
+decode and plain dense prefill            → stock
+window, soft cap, padding, query chunk    → dense: blocks of queries, no n * m mask
+long causal prefill with a sparse pattern → sparse
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from sparsefill.attention import attend_in_stages
+from sparsefill.errors import UnsupportedError
+from sparsefill.integrations.transformers.masks import Spans, require_one_sequence
+from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of
+from sparsefill.kernels.dense import dense_attention
+from sparsefill.metrics import dense_lse, density, recall
+from sparsefill.patterns import Dense
+from sparsefill.profile import default_profile
+from sparsefill.tile import TILE
+
+HARMLESS = frozenset(  # keywords that layers pass along and that do not change the maths
+    {
+        "cache_position",
+        "layer_idx",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+runs: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()  # of each attention module
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call:
+    """One attention call of a layer, its padding understood."""
+
+    module: nn.Module
+    run: Run
+    q: Float[Tensor, "b h n d"]
+    k: Float[Tensor, "b g m d"]
+    v: Float[Tensor, "b g m d"]
+    spans: Spans | None
+    scale: float
+    softcap: float | None
+    window: int | None
+
+    def path(self) -> str:
+        """Choose how to serve this call."""
+        n, m = self.q.shape[2], self.k.shape[2]
+        patterns = self.run.profile[_layer(self.module)]
+        long_enough = n >= TILE and m >= self.run.min_length
+        if long_enough and self.window is None and any(p != Dense() for p in patterns):
+            return "sparse"
+        plain = self.spans is None and self.window is None and self.softcap is None
+        return "stock" if plain and n in (1, m) else "dense"
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v with each sequence's real entries in front."""
+        if self.spans is None:
+            return self.q, self.k, self.v
+        return self.spans.queries(self.q), self.spans.keys(self.k), self.spans.keys(self.v)
+
+    def lengths(self) -> dict[str, Tensor]:
+        """Return the number of real queries and keys of each sequence."""
+        if self.spans is not None:
+            return {
+                "query_lengths": self.spans.query_lengths,
+                "key_lengths": self.spans.key_lengths,
+            }
+        full = torch.ones(self.q.shape[0], dtype=torch.int32, device=self.q.device)
+        return {"query_lengths": full * self.q.shape[2], "key_lengths": full * self.k.shape[2]}
+
+    def back(self, out: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n h d"]:
+        """Return outputs to their places, in the layout of transformers."""
+        return (out if self.spans is None else self.spans.back(out)).transpose(1, 2).contiguous()
+
+
+def sparsefill_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' attention interface asks.
+
+    Args:
+        query: (b, h, n, d), rotated; key and value are (b, g, slots, d), cache included.
+        attention_mask: what `padding_mask` returned, or a 4-D mask of the user's.
+
+    Returns:
+        The output, (b, n, h, d), and None for the weights.
+
+    Raises:
+        UnsupportedError: a keyword would change the result and is not supported.
+    """
+    _refuse_unknown(others, dropout)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    own_mask = attention_mask is not None and attention_mask.ndim == 4
+    if not causal or own_mask:
+        if (sliding_window is not None and not own_mask) or softcap is not None:
+            raise UnsupportedError(
+                "sliding_window and softcap need plain causal attention, got"
+                f" is_causal={causal} and a {'4-D' if own_mask else '2-D or no'} mask;"
+                " use attn_implementation='eager' for this model"
+            )
+        if attention_mask is not None and not own_mask:
+            attention_mask = attention_mask[:, None, None]
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, is_causal=causal
+        )
+        return out, None
+
+    n = query.shape[2]
+    spans = None
+    if attention_mask is not None:
+        key, value = (t[:, :, : attention_mask.shape[1]] for t in (key, value))
+        spans = None if bool(attention_mask.all()) else Spans(attention_mask, n)
+    elif n == key.shape[2]:
+        require_one_sequence(others.get("position_ids"))
+    m = key.shape[2]
+    call = Call(
+        module=module,
+        run=run_of(module),
+        q=query,
+        k=key,
+        v=value,
+        spans=spans,
+        scale=query.shape[3] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        window=None if sliding_window is None or sliding_window >= m else sliding_window,
+    )
+    path = call.path()
+    if path == "sparse":
+        return _sparse(call), None
+    clock = call.run.clock(query.device)
+    started = clock()
+    out = _stock(call) if path == "stock" else _dense(call)
+    if n >= TILE:
+        attention_s = clock() - started
+        layer = _layer(module)
+        call.run.note(
+            LayerCall(layer=layer, path=path, n=n, m=m, estimate_s=0.0, attention_s=attention_s)
+        )
+    return out, None
+
+
+def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
+    """Estimate and attend, with the layer's patterns."""
+    run, layer = call.run, _layer(call.module)
+    q, k, v = call.tensors()
+    maths = {"scale": call.scale, "softcap": call.softcap, **call.lengths()}
+    stages = attend_in_stages(
+        q, k, v, run.profile[layer], backend=run.backend, clock=run.clock(q.device), **maths
+    )
+    kept = None
+    if run.measure_recall:
+        kept = recall(stages.attended.lse, dense_lse(q, k, **maths))
+    run.note(
+        LayerCall(
+            layer=layer,
+            path="sparse",
+            n=q.shape[2],
+            m=k.shape[2],
+            estimate_s=stages.estimate_s,
+            attention_s=stages.attend_s,
+            density=density(stages.sparse_index) if run.record else None,
+            recall=kept,
+        )
+    )
+    return call.back(stages.attended.out)
+
+
+def _stock(call: Call) -> Float[Tensor, "b n h d"]:
+    """Let transformers' SDPA attend: the same kernel as the stock model."""
+    out, _ = sdpa_attention_forward(
+        call.module, call.q, call.k, call.v, None, scaling=call.scale, is_causal=None
+    )
+    return out
+
+
+def _dense(call: Call) -> Float[Tensor, "b n h d"]:
+    """Attend densely in blocks of queries."""
+    q, k, v = call.tensors()
+    out = dense_attention(
+        q, k, v, scale=call.scale, softcap=call.softcap, window=call.window, **call.lengths()
+    )
+    return call.back(out)
+
+
+def run_of(module: nn.Module) -> Run:
+    """Return the settings that hold for an attention module, making the default once."""
+    run = runs.get(module)
+    if run is None:
+        architecture = architecture_of(module.config)
+        run = Run(profile=default_profile(architecture), record=False)
+        runs[module] = run
+    return run
+
+
+def _layer(module: nn.Module) -> int:
+    return int(module.layer_idx)  # type: ignore[arg-type]
+
+
+def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:
+    """Raise for every keyword that might change the maths and is not supported."""
+    unknown = sorted(name for name, value in others.items() if value is not None)
+    unknown = [name for name in unknown if name not in HARMLESS]
+    if dropout:
+        unknown.append(f"dropout={dropout}")
+    if unknown:
+        raise UnsupportedError(
+            f"sparsefill does not support the attention keyword {', '.join(unknown)},"
+            " which may change the result; load the model with attn_implementation='eager',"
+            " or leave the keyword out"
+        )

@@ -1,0 +1,115 @@
+"""What a sparse prefill is asked to do, and what it did layer by layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsefill.kernels import BackendName
+from sparsefill.profile import Architecture, Profile
+
+MIN_LENGTH = 1024  # keys below which a layer stays dense: estimating would cost what it saves
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCall:
+    """One attention call of a prefill.
+
+    Args:
+        layer: layer number.
+        path: `"sparse"`, `"dense"` (our blocks) or `"stock"` (transformers' own kernel).
+        n: queries.
+        m: keys.
+        estimate_s: seconds spent finding cells.
+        attention_s: seconds spent attending.
+        density: kept share of the causal cells by sequence and query head, shape (b, h).
+        recall: kept attention mass of every query, shape (b, h, n); None unless measured.
+    """
+
+    layer: int
+    path: str
+    n: int
+    m: int
+    estimate_s: float
+    attention_s: float
+    density: Float[Tensor, "b h"] | None = None
+    recall: Float[Tensor, "b h n"] | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """Settings of a sparse prefill, and the record of its calls.
+
+    Args:
+        profile: which pattern each head uses.
+        backend: which kernels attend.
+        min_length: keys below which a layer stays dense.
+        record: keep a `LayerCall` for every prefill call (waits for the device to time it).
+        measure_recall: also compute the dense log-sum-exp of every call (slow: half of
+            dense attention), outside the recorded times.
+        on_call: called after each prefill call, for progress.
+    """
+
+    profile: Profile
+    backend: BackendName = "auto"
+    min_length: int = MIN_LENGTH
+    record: bool = True
+    measure_recall: bool = False
+    on_call: Callable[[LayerCall], None] | None = None
+    calls: list[LayerCall] = field(default_factory=list)
+
+    @property
+    def attention_s(self) -> float:
+        """Seconds spent attending, over all recorded calls."""
+        return sum(call.attention_s for call in self.calls)
+
+    @property
+    def estimate_s(self) -> float:
+        """Seconds spent finding cells, over all recorded calls."""
+        return sum(call.estimate_s for call in self.calls)
+
+    @property
+    def density(self) -> float:
+        """Kept share of causal cells, averaged over layers and heads; dense counts as 1."""
+        values = [1.0 if c.density is None else float(c.density.mean()) for c in self.calls]
+        return sum(values) / len(values) if values else 1.0
+
+    def recall(self) -> Float[Tensor, " queries"]:
+        """Gather the recall of every (layer, head, query) that was measured."""
+        measured = [call.recall.flatten() for call in self.calls if call.recall is not None]
+        return torch.cat(measured) if measured else torch.empty(0)
+
+    def clock(self, device: torch.device) -> Callable[[], float]:
+        """Return a clock in seconds that waits for the device when calls are recorded."""
+        if device.type == "cpu" or not self.record:
+            return time.perf_counter
+
+        def read() -> float:
+            torch.accelerator.synchronize(device)
+            return time.perf_counter()
+
+        return read
+
+    def note(self, call: LayerCall) -> None:
+        """Record a call and tell whoever watches."""
+        if self.record:
+            self.calls.append(call)
+        if self.on_call is not None:
+            self.on_call(call)
+
+
+def architecture_of(config: object) -> Architecture:
+    """Read from a transformers text config what a profile must agree with."""
+    heads = config.num_attention_heads  # type: ignore[attr-defined]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads  # type: ignore[attr-defined]
+    return Architecture(
+        layers=config.num_hidden_layers,  # type: ignore[attr-defined]
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=head_dim,
+    )

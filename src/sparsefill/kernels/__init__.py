@@ -1,0 +1,162 @@
+"""Attention over exactly the cells that an index names.
+
+Third of the three stages: one signature, several backends. A backend asked for by name
+serves or raises; `"auto"` takes the first of `AUTO_ORDER` that can serve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsefill._checks import check_finite, check_qkv
+from sparsefill.errors import InputError, ShapeError, UnsupportedError
+from sparsefill.index import SparseIndex
+
+BackendName = Literal["auto", "reference", "torch"]
+
+
+class Attended(NamedTuple):
+    """What attention returns: the output and the log-sum-exp of every query row."""
+
+    out: Float[Tensor, "b h n d"]
+    lse: Float[Tensor, "b h n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One implementation of `attend`.
+
+    Args:
+        module: where its `attend` function lives; imported when first used.
+        about: what it is for, in one line.
+        head_dims: head dimensions it serves; None means all.
+    """
+
+    module: str
+    about: str
+    head_dims: tuple[int, ...] | None = None
+
+    def refusal(self, q: Tensor) -> str | None:
+        """Say why this backend cannot serve `q`, or None if it can."""
+        if self.head_dims is not None and q.shape[-1] not in self.head_dims:
+            return f"needs head_dim in {set(self.head_dims)}, got {q.shape[-1]}"
+        return None
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(
+        module="sparsefill.kernels.reference", about="readable oracle; memory grows with n * m"
+    ),
+    "torch": Backend(
+        module="sparsefill.kernels.torch", about="portable; plain torch operations on any device"
+    ),
+}
+
+AUTO_ORDER = ("torch",)  # fastest first; the oracle is never chosen
+
+
+def choose_backend(backend: str, q: Float[Tensor, "b h n d"]) -> str:
+    """Resolve `"auto"`, and check that the backend can serve these queries.
+
+    Example:
+        >>> import torch
+        >>> choose_backend("auto", torch.zeros(1, 1, 1, 64))
+        'torch'
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(
+            f"unknown backend {backend!r}; use one of {', '.join(get_args(BackendName))}"
+        )
+    names = AUTO_ORDER if backend == "auto" else (backend,)
+    refusals = []
+    for name in names:
+        refusal = BACKENDS[name].refusal(q)
+        if refusal is None:
+            return name
+        refusals.append(f"{name} backend {refusal}")
+    why = "; ".join(refusals)
+    raise UnsupportedError(f"{why}; pass backend='reference' or pad the inputs")
+
+
+def attend(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    index: SparseIndex,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    backend: BackendName = "auto",
+) -> Attended:
+    """Attend over the cells of `index`.
+
+    Rows without any key, and rows past a sequence's length, give zeros and an LSE of
+    minus infinity.
+
+    Args:
+        index: with one head per query head, or one per KV head shared by its group.
+        scale: what scores are multiplied by; `d ** -0.5` when None.
+        softcap: scores are bounded to `softcap * tanh(score / softcap)` when given.
+        backend: `"auto"`, or one of `BACKENDS`, which then serves or raises.
+
+    Returns:
+        `out` in the dtype of `q`; `lse`, natural logarithm, in float32 (float64 for
+        float64 inputs).
+
+    Raises:
+        ShapeError: a tensor does not fit the others or the index.
+        InputError: a tensor holds NaN or infinity.
+        UnsupportedError: the backend cannot serve this call.
+
+    Example:
+        >>> import torch
+        >>> from sparsefill import AShape, estimate
+        >>> q = torch.randn(1, 2, 100, 64)
+        >>> out, lse = attend(q, q, q, estimate(AShape(), q, q))
+        >>> out.shape, lse.shape
+        (torch.Size([1, 2, 100, 64]), torch.Size([1, 2, 100]))
+    """
+    check_qkv(q, k, v)
+    check_index(q, k, index)
+    for name, tensor, lengths in (
+        ("q", q, index.query_lengths),
+        ("k", k, index.key_lengths),
+        ("v", v, index.key_lengths),
+    ):
+        check_finite(name, tensor, lengths)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)
+
+
+def attend_unchecked(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    index: SparseIndex,
+    *,
+    scale: float,
+    softcap: float | None,
+    backend: BackendName,
+) -> Attended:
+    """Do what `attend` does, on inputs that were checked already."""
+    implementation = importlib.import_module(BACKENDS[choose_backend(backend, q)].module)
+    return Attended(*implementation.attend(q, k, v, index, scale=scale, softcap=softcap))
+
+
+def check_index(q: Tensor, k: Tensor, index: SparseIndex) -> None:
+    """Raise unless the index was made for tensors of these shapes."""
+    b, h, n, _ = q.shape
+    g, m = k.shape[1], k.shape[2]
+    if (index.b, index.n, index.m) != (b, n, m) or index.x not in (h, g):
+        raise ShapeError(
+            f"index must be for b={b}, n={n}, m={m} and {h} query or {g} KV heads,"
+            f" got {index}; estimate it from the same q and k"
+        )
+    if index.device != q.device:
+        raise ShapeError(f"index must be on {q.device}, got {index.device}; estimate it there")

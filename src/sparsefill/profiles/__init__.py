@@ -1,0 +1,1 @@
+"""Shipped profiles: one JSON file per architecture that was searched."""
