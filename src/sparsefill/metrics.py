@@ -11,7 +11,14 @@ from torch import Tensor
 
 from sparsefill.density import density
 
-__all__ = ["dense_lse", "density", "output_error", "recall"]
+__all__ = [
+    "dense_lse",
+    "density",
+    "kl_divergence",
+    "output_error",
+    "recall",
+    "top1_agreement",
+]
 
 MAX_SCORES = 2**22  # scores held at once: 16 MiB in float32
 
@@ -47,7 +54,7 @@ def dense_lse(
 
     Example:
         >>> dense_lse(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8)).exp()
-        tensor([[[1.0000, 2.0000, 3.0000]]])
+        tensor([[[1., 2., 3.]]])
     """
     b, h, n, d = q.shape
     g, m = k.shape[1], k.shape[2]
@@ -87,3 +94,31 @@ def output_error(
     wide = torch.promote_types(out.dtype, torch.float32)
     difference = (out.to(wide) - dense_out.to(wide)).flatten(2).norm(dim=-1)
     return difference / dense_out.to(wide).flatten(2).norm(dim=-1).clamp(min=1e-30)
+
+
+def kl_divergence(
+    dense_logits: Float[Tensor, "positions vocabulary"],
+    logits: Float[Tensor, "positions vocabulary"],
+) -> Float[Tensor, " positions"]:
+    """Return KL(dense || sparse) of the next-token distributions, in nats.
+
+    Example:
+        >>> same = torch.zeros(1, 5)
+        >>> kl_divergence(same, same).item()
+        0.0
+    """
+    dense = dense_logits.double().log_softmax(-1)
+    return (dense.exp() * (dense - logits.double().log_softmax(-1))).sum(-1)
+
+
+def top1_agreement(
+    dense_logits: Float[Tensor, "positions vocabulary"],
+    logits: Float[Tensor, "positions vocabulary"],
+) -> float:
+    """Return the share of positions at which both name the same most likely token.
+
+    Example:
+        >>> top1_agreement(torch.eye(4), torch.eye(4).roll(1, 0))
+        0.0
+    """
+    return float((dense_logits.argmax(-1) == logits.argmax(-1)).float().mean())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sparsefill.atomic import write_atomically
 from sparsefill.errors import PatternError, ProfileError
 from sparsefill.patterns import Pattern, VerticalSlash, from_dict, to_dict
 
@@ -186,16 +185,3 @@ def _place(number: object, size: int) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < size:
         raise ProfileError(f"a head must name a pattern by 0..{size - 1}, got {number!r}")
     return number
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sparsefill.errors import InputError
@@ -46,6 +46,7 @@ def sparse_prefill(
     record: bool = True,
     measure_recall: bool = False,
     on_call: Callable[[LayerCall], None] | None = None,
+    on_qk: Callable[[int, Tensor, Tensor, float], None] | None = None,
 ) -> Iterator[Run]:
     """Read long prompts sparsely with this model inside the `with` block.
 
@@ -60,6 +61,7 @@ def sparse_prefill(
         record: keep times and densities of every prefill call in the run.
         measure_recall: also measure the attention mass kept (slow).
         on_call: called after each attention call of a prefill.
+        on_qk: called with (layer, q, k, scale) before each unpadded attention call.
 
     Raises:
         InputError: the model has no attention layers that transformers can redirect.
@@ -86,6 +88,7 @@ def sparse_prefill(
         record=record,
         measure_recall=measure_recall,
         on_call=on_call,
+        on_qk=on_qk,
     )
     register()
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}

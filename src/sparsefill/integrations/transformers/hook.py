@@ -21,6 +21,7 @@ from sparsefill.attention import attend_in_stages
 from sparsefill.errors import UnsupportedError
 from sparsefill.integrations.transformers.masks import Spans, require_one_sequence
 from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of
+from sparsefill.kernels import choose_backend
 from sparsefill.kernels.dense import dense_attention
 from sparsefill.metrics import dense_lse, density, recall
 from sparsefill.patterns import Dense
@@ -150,6 +151,8 @@ def sparsefill_attention(
         softcap=softcap,
         window=None if sliding_window is None or sliding_window >= m else sliding_window,
     )
+    if call.run.on_qk is not None and spans is None and n >= TILE:
+        call.run.on_qk(_layer(module), query, key, call.scale)
     path = call.path()
     if path == "sparse":
         return _sparse(call), None
@@ -184,6 +187,7 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
             m=k.shape[2],
             estimate_s=stages.estimate_s,
             attention_s=stages.attend_s,
+            backend=choose_backend(run.backend, q),
             density=density(stages.sparse_index) if run.record else None,
             recall=kept,
         )

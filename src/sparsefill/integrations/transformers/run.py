@@ -27,6 +27,7 @@ class LayerCall:
         m: keys.
         estimate_s: seconds spent finding cells.
         attention_s: seconds spent attending.
+        backend: which of our backends attended; None unless sparse.
         density: kept share of the causal cells by sequence and query head, shape (b, h).
         recall: kept attention mass of every query, shape (b, h, n); None unless measured.
     """
@@ -37,6 +38,7 @@ class LayerCall:
     m: int
     estimate_s: float
     attention_s: float
+    backend: str | None = None
     density: Float[Tensor, "b h"] | None = None
     recall: Float[Tensor, "b h n"] | None = None
 
@@ -53,6 +55,7 @@ class Run:
         measure_recall: also compute the dense log-sum-exp of every call (slow: half of
             dense attention), outside the recorded times.
         on_call: called after each prefill call, for progress.
+        on_qk: called with (layer, q, k, scale) of each unpadded prefill call, to study it.
     """
 
     profile: Profile
@@ -61,7 +64,14 @@ class Run:
     record: bool = True
     measure_recall: bool = False
     on_call: Callable[[LayerCall], None] | None = None
+    on_qk: Callable[[int, Tensor, Tensor, float], None] | None = None
     calls: list[LayerCall] = field(default_factory=list)
+
+    @property
+    def backend_used(self) -> str | None:
+        """Name of the backend that served the sparse calls, None if there were none."""
+        used = {call.backend for call in self.calls if call.backend is not None}
+        return ", ".join(sorted(used)) or None
 
     @property
     def attention_s(self) -> float:

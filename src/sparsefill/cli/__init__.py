@@ -1,0 +1,20 @@
+"""The command line: `sparsefill info | draw | prefill`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for anything wrong with what the user gave."""
+    try:
+        from sparsefill.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "click"):
+            raise
+        sys.stderr.write(
+            f"the sparsefill command needs {error.name}, which is not installed;"
+            " run: pip install 'sparsefill[demo]'\n"
+        )
+        raise SystemExit(2) from None
+    app()

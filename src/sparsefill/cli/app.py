@@ -1,0 +1,130 @@
+"""The commands and their options; what they do lives one file per command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sparsefill.errors import SparsefillError
+
+app = typer.Typer(
+    help="Dynamic sparse attention: language models read long prompts fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        help="minference (a profile: per-head patterns), dense, or one pattern for all heads,"
+        " such as a-shape, tri-shape, vertical-slash, block-topk or a-shape:sink=64,window=512"
+    ),
+]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what the user can mend into one message and exit code 2."""
+    import torch
+
+    console = Console(stderr=True)
+    try:
+        yield
+    except SparsefillError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        console.print(
+            f"[bold red]error:[/] out of memory ({error}); pass fewer --tokens or a smaller model",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(2) from None
+    except OSError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def info() -> None:
+    """Show what is installed, what the machine is, and which backend would be used."""
+    from sparsefill.cli.info import show_info
+
+    with clear_errors():
+        show_info(Console())
+
+
+@app.command()
+def draw(
+    pattern: Annotated[str, typer.Argument(help="such as vertical-slash or a-shape:window=256")],
+    tokens: Annotated[int, typer.Option(min=1, max=8192, help="length to draw")] = 1024,
+    out: Annotated[
+        Path | None, typer.Option(help="write a .png or .svg instead of drawing here")
+    ] = None,
+) -> None:
+    """Draw which cells a pattern keeps, on a toy head with columns, diagonals and blocks."""
+    from sparsefill.cli.draw import draw_pattern
+
+    with clear_errors():
+        draw_pattern(Console(), pattern, tokens=tokens, out=out)
+
+
+@app.command()
+def prefill(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="text to read; the novel that ships with us if left out")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="read this many first tokens of it")] = 8192,
+    method: MethodOption = "minference",
+    profile: Annotated[
+        str | None, typer.Option(help="profile for minference: a file, or a shipped name")
+    ] = None,
+    compare: Annotated[str, typer.Option(help="dense, or none")] = "dense",
+    out: Annotated[
+        Path | None, typer.Option(help="folder for report.json and the pictures")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, torch or reference")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="stay dense below this many keys")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=0, help="tokens to generate after it")] = 24,
+    strict: Annotated[bool, typer.Option("--strict", help="make warnings errors")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
+    ] = False,
+) -> None:
+    """Read a long prompt sparsely, and show what it saved and what it cost."""
+    from sparsefill.cli.prefill import Request, run_prefill
+
+    with clear_errors():
+        run_prefill(
+            Console(),
+            Request(
+                model=model,
+                prompt_file=prompt_file,
+                tokens=tokens,
+                method=method,
+                profile=profile,
+                compare=compare,
+                out=out,
+                backend=backend,
+                dtype=dtype,
+                device=device,
+                min_length=min_length,
+                new_tokens=new_tokens,
+                strict=strict,
+                trust_remote_code=trust_remote_code,
+            ),
+        )

@@ -1,0 +1,68 @@
+"""Pictures of a prefill: what some heads kept, over their true attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sparsefill.draw import Panel, draw_figure
+from sparsefill.estimate import estimate
+from sparsefill.integrations.transformers import sparse_prefill
+from sparsefill.metrics import density
+from sparsefill.patterns import Dense
+from sparsefill.profile import Profile
+
+TOKENS = 2048  # drawn length: an attention map of more would not show anything else
+HEADS = 3  # heads per picture
+
+
+def draw_heads(
+    model: nn.Module, ids: Int[Tensor, "1 n"], profile: Profile, folder: Path
+) -> list[Path]:
+    """Draw the sparsest heads of every pattern in the profile, one picture per pattern.
+
+    The prompt is cut to its first tokens, so a budget that is small at full length may
+    keep much here.
+    """
+    panels: dict[str, list[tuple[float, Panel]]] = {}
+
+    def look(layer: int, q: Tensor, k: Tensor, scale: float) -> None:
+        index = estimate(profile[layer], q, k, scale=scale)
+        kept = density(index)[0].tolist()
+        group = q.shape[1] // k.shape[1]
+        for head, pattern in enumerate(profile[layer]):
+            best = panels.setdefault(pattern.name, [])
+            if isinstance(pattern, Dense) or (len(best) == HEADS and kept[head] >= best[-1][0]):
+                continue
+            own = estimate(pattern, q[:, [head]], k[:, [head // group]], scale=scale)
+            weights = _attention(q[0, head], k[0, head // group], scale)
+            mask = own.to_mask()[0, 0]
+            title = (
+                f"layer {layer}, head {head}: {pattern.name}\n"
+                f"density {kept[head]:.0%}, recall {float((weights * mask).sum(-1).mean()):.1%}"
+            )
+            panel = Panel(title=title, pattern=pattern.name, mask=mask.cpu(), weights=weights.cpu())
+            best.append((kept[head], panel))
+            best.sort(key=lambda pair: pair[0])
+            del best[HEADS:]
+
+    call: Any = model
+    with torch.inference_mode(), sparse_prefill(model, Dense(), record=False, on_qk=look):
+        call(ids[:, :TOKENS], logits_to_keep=1, use_cache=False)
+    written = []
+    for name, found in panels.items():
+        if found:
+            written.append(folder / f"cells-{name}.png")
+            draw_figure([panel for _, panel in found], written[-1])
+    return written
+
+
+def _attention(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Compute one head's attention matrix."""
+    scores = (q.float() * scale) @ k.float().T
+    future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, float("-inf")).softmax(-1)

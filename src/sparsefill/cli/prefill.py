@@ -1,0 +1,307 @@
+"""`sparsefill prefill`: read a long prompt sparsely, beside dense, with the proof."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from torch import Tensor
+
+from sparsefill.atomic import write_atomically
+from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
+from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
+from sparsefill.integrations.transformers.reading import Reading, read_prompt
+from sparsefill.integrations.transformers.run import Run, architecture_of
+from sparsefill.metrics import kl_divergence, top1_agreement
+from sparsefill.patterns import Dense, Pattern, parse_pattern
+from sparsefill.profile import Profile, default_profile
+
+POSITIONS = 256  # last prompt positions whose logits are compared
+WARM_UP = 256  # tokens read before anything is timed
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; the fields are the options of the command."""
+
+    model: str | None
+    prompt_file: Path | None
+    tokens: int
+    method: str
+    profile: str | None
+    compare: str
+    out: Path | None
+    backend: Any
+    dtype: str
+    device: str
+    min_length: int | None
+    new_tokens: int
+    strict: bool
+    trust_remote_code: bool
+
+
+def run_prefill(console: Console, request: Request) -> None:
+    """Read the prompt densely and sparsely, show the comparison, and write the report."""
+    _check(request)
+    text = _prompt_text(request.prompt_file)
+    method = None if request.method == "minference" else parse_pattern(request.method)
+    given = None if request.profile is None else Profile.load(request.profile)
+    device = request.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = DTYPES.get(request.dtype, torch.float32)
+    if request.dtype == "auto" and fast_bfloat16(device):
+        dtype = torch.bfloat16
+    with console.status("loading the model"):
+        loaded = load_model(
+            request.model,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=request.trust_remote_code,
+        )
+    profile = _profile(loaded, method, given)
+    ids = _token_ids(console, loaded, text, request).to(device)
+    console.print(
+        f"{loaded.name}, {str(dtype).removeprefix('torch.')} on {device}:"
+        f" {ids.shape[1]} tokens, method {request.method}"
+    )
+    with torch.inference_mode():
+        loaded.model(ids[:, :WARM_UP], logits_to_keep=1)
+    dense = None
+    if request.compare == "dense":
+        dense = _read(console, loaded, ids, Dense(), request, "dense")
+    sparse = _read(console, loaded, ids, profile, request, "sparse")
+    measured = _read(console, loaded, ids, profile, request, "recall", measure=True).run
+    report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
+    console.print(_table(report, loaded, dense, sparse))
+    if request.out is not None:
+        from sparsefill.cli.pictures import draw_heads
+
+        for path in draw_heads(loaded.model, ids, profile, request.out):
+            console.print(f"wrote {path}")
+        path = request.out / "report.json"
+        write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        console.print(f"wrote {path}")
+
+
+def _check(request: Request) -> None:
+    """Refuse, before any work, what could only fail later."""
+    if request.compare not in ("dense", "none"):
+        raise InputError(f"--compare must be dense or none, got {request.compare!r}")
+    if request.dtype != "auto" and request.dtype not in DTYPES:
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
+    if request.profile is not None and request.method != "minference":
+        raise InputError(
+            f"--profile goes with --method minference, got --method {request.method};"
+            " leave one of them out"
+        )
+    if request.out is not None and request.out.exists() and not request.out.is_dir():
+        raise InputError(f"--out must be a folder, got the file {request.out}")
+
+
+def _prompt_text(path: Path | None) -> str:
+    """Read the prompt file, or the novel that ships with the package."""
+    if path is None:
+        packed = resources.files("sparsefill.data") / "persuasion.txt.xz"
+        return lzma.decompress(packed.read_bytes()).decode("utf-8")
+    if not path.is_file():
+        raise InputError(f"no prompt file at {path}; check --prompt-file")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); convert it") from error
+    if not text.strip():
+        raise InputError(f"the prompt must not be empty, got {path} without any text")
+    return text
+
+
+def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> Profile:
+    config: Any = loaded.model.config
+    architecture = architecture_of(config.get_text_config())
+    if given is not None:
+        given.require(architecture)
+        return given
+    if method is not None:
+        return Profile.uniform(method, architecture)
+    return default_profile(architecture)
+
+
+def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) -> Int[Tensor, "1 n"]:
+    """Cut the prompt to the asked length, saying whatever the user should know."""
+    # a token is rarely longer than 16 characters: do not tokenize a library for one page
+    ids = loaded.tokenizer(text[: request.tokens * 16], return_tensors="pt").input_ids
+    ids = ids[:, : request.tokens]
+    remarks = []
+    if ids.shape[1] == 0:
+        raise InputError("the prompt must have at least one token, got none; check --prompt-file")
+    if ids.shape[1] < request.tokens:
+        remarks.append(f"the prompt has only {ids.shape[1]} of the {request.tokens} --tokens")
+    limit = position_limit(loaded.model)
+    if limit is not None and ids.shape[1] > limit:
+        remarks.append(
+            f"{ids.shape[1]} tokens exceed the {limit} positions that {loaded.name} was made for:"
+            " it runs, but what it predicts beyond them is not to be trusted"
+        )
+    for remark in remarks:
+        if request.strict:
+            raise InputError(f"{remark}; pass fewer --tokens, or leave out --strict")
+        console.print(f"[yellow]warning:[/] {remark}", highlight=False, soft_wrap=True)
+    return ids
+
+
+def _read(
+    console: Console,
+    loaded: Loaded,
+    ids: Int[Tensor, "1 n"],
+    pattern: Profile | Pattern,
+    request: Request,
+    title: str,
+    *,
+    measure: bool = False,
+) -> Reading:
+    """Read the prompt once, with a progress bar over the layers."""
+    config: Any = loaded.model.config
+    columns = (
+        TextColumn("{task.description:<7}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("layers"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=config.get_text_config().num_hidden_layers)
+        return read_prompt(
+            loaded.model,
+            ids,
+            pattern,
+            backend=request.backend,
+            min_length=request.min_length,
+            positions=POSITIONS,
+            new_tokens=0 if measure else request.new_tokens,
+            measure_recall=measure,
+            on_call=lambda call: progress.advance(task),
+        )
+
+
+def build_report(
+    request: Request,
+    loaded: Loaded,
+    tokens: int,
+    dense: Reading | None,
+    sparse: Reading,
+    measured: Run,
+) -> dict[str, Any]:
+    """Collect every figure of the comparison as plain data."""
+    recall = measured.recall().double().sort().values
+    layers = [
+        {
+            "layer": call.layer,
+            "path": call.path,
+            "density": 1.0 if call.density is None else float(call.density.mean()),
+            "recall": None if call.recall is None else float(call.recall.double().mean()),
+        }
+        for call in measured.calls
+    ]
+    sparse_calls = [call for call in sparse.run.calls if call.path == "sparse"]
+    return {
+        "tokens": tokens,
+        "model": loaded.name,
+        "backend": sparse.run.backend_used,
+        "method": request.method,
+        "min_length": sparse.run.min_length,
+        "sparse_layers": len(sparse_calls),
+        "ttft_s": {"dense": dense and dense.ttft_s, "sparse": sparse.ttft_s},
+        "attention_s": {
+            "dense": dense and dense.run.attention_s,
+            "sparse": sparse.run.attention_s,
+        },
+        "estimate_s": sparse.run.estimate_s,
+        "density": sparse.run.density,
+        "recall": {
+            "mean": float(recall.mean()) if len(recall) else None,
+            "p1": float(recall[math.floor(0.01 * len(recall))]) if len(recall) else None,
+        },
+        "logits": {
+            "positions": len(sparse.logits),
+            "kl_mean": dense and float(kl_divergence(dense.logits, sparse.logits).mean()),
+            "top1_agreement": dense and top1_agreement(dense.logits, sparse.logits),
+        },
+        "generated": {
+            "dense": dense and loaded.tokenizer.decode(dense.tokens),
+            "sparse": loaded.tokenizer.decode(sparse.tokens),
+        },
+        "peak_bytes": peak_bytes(),
+        "layers": layers,
+        "environment": {
+            **describe_environment(),
+            "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+            "device": str(next(loaded.model.parameters()).device),
+        },
+    }
+
+
+def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse: Reading) -> Table:
+    """Lay the report out for people."""
+    table = Table(title=f"{loaded.name}: {report['tokens']} tokens", title_justify="left")
+    table.add_column("")
+    table.add_column("dense", justify="right")
+    table.add_column("sparse", justify="right")
+    table.add_column("", justify="right")
+
+    def row(name: str, ours: float | None, theirs: float | None) -> None:
+        ratio = f"{theirs / ours:.2f}x" if ours and theirs else ""
+        table.add_row(name, _seconds(theirs), _seconds(ours), ratio)
+
+    sparse_s, dense_s = report["attention_s"]["sparse"], report["attention_s"]["dense"]
+    estimate_s = report["estimate_s"]
+    ttft = report["ttft_s"]
+    row("time to first token", ttft["sparse"], ttft["dense"])
+    row("  in attention, estimate included", sparse_s + estimate_s, dense_s)
+    row("  in the estimate", estimate_s, None)
+    rest = None if dense_s is None else ttft["dense"] - dense_s
+    row("  in the rest", ttft["sparse"] - sparse_s - estimate_s, rest)
+    table.add_section()
+    recall, logits = report["recall"], report["logits"]
+    table.add_row("density", "100 %", f"{report['density']:.1%}")
+    table.add_row("recall, mean", "", _share(recall["mean"]))
+    table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
+    if dense is not None:
+        where = f"last {logits['positions']} logits"
+        table.add_row(f"KL from dense, {where}", "", f"{logits['kl_mean']:.2e}")
+        table.add_row(f"same top token, {where}", "", _share(logits["top1_agreement"]))
+    table.add_section()
+    table.add_row("peak memory", "", f"{report['peak_bytes'] / 2**30:.2f} GiB")
+    said = report["generated"]
+    table.caption = "\n".join(
+        f"{name}: {text!r}" for name, text in said.items() if text is not None
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} s"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

