@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsefill.draw import Panel, draw_figure
 from sparsefill.estimate import estimate
 from sparsefill.integrations.transformers import sparse_prefill
+from sparsefill.integrations.transformers.run import layer_of
 from sparsefill.metrics import density
 from sparsefill.patterns import Dense
 from sparsefill.profile import Profile
@@ -30,7 +31,8 @@ def draw_heads(
     """
     panels: dict[str, list[tuple[float, Panel]]] = {}
 
-    def look(layer: int, q: Tensor, k: Tensor, scale: float) -> None:
+    def look(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        layer = layer_of(module)
         index = estimate(profile[layer], q, k, scale=scale)
         kept = density(index)[0].tolist()
         group = q.shape[1] // k.shape[1]
@@ -51,7 +53,7 @@ def draw_heads(
             del best[HEADS:]
 
     call: Any = model
-    with torch.inference_mode(), sparse_prefill(model, Dense(), record=False, on_qk=look):
+    with torch.inference_mode(), sparse_prefill(model, Dense(), record=False, on_qkv=look):
         call(ids[:, :TOKENS], logits_to_keep=1, use_cache=False)
     written = []
     for name, found in panels.items():

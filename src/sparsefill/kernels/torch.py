@@ -84,5 +84,6 @@ def _batches(
     while first < len(costs) and costs[first] > 0:
         width = max(1, MAX_SCORES // (costs[first] * queries))
         end = min(first + width, len(costs))
-        yield torch.unravel_index(order[first:end], counts.shape)  # type: ignore[misc]
+        sequence, head, row_block = torch.unravel_index(order[first:end], counts.shape)
+        yield sequence, head, row_block
         first = end

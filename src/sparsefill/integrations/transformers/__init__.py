@@ -10,13 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
 from sparsefill.integrations.transformers.masks import padding_mask
-from sparsefill.integrations.transformers.run import MIN_LENGTH, LayerCall, Run, architecture_of
+from sparsefill.integrations.transformers.run import (
+    MIN_LENGTH,
+    LayerCall,
+    OnQKV,
+    Run,
+    architecture_of,
+)
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile, default_profile
@@ -46,7 +52,7 @@ def sparse_prefill(
     record: bool = True,
     measure_recall: bool = False,
     on_call: Callable[[LayerCall], None] | None = None,
-    on_qk: Callable[[int, Tensor, Tensor, float], None] | None = None,
+    on_qkv: OnQKV | None = None,
 ) -> Iterator[Run]:
     """Read long prompts sparsely with this model inside the `with` block.
 
@@ -61,7 +67,8 @@ def sparse_prefill(
         record: keep times and densities of every prefill call in the run.
         measure_recall: also measure the attention mass kept (slow).
         on_call: called after each attention call of a prefill.
-        on_qk: called with (layer, q, k, scale) before each unpadded attention call.
+        on_qkv: called with (attention module, q, k, v, scale) before each unpadded
+            attention call of a prefill, to study it.
 
     Raises:
         InputError: the model has no attention layers that transformers can redirect.
@@ -88,7 +95,7 @@ def sparse_prefill(
         record=record,
         measure_recall=measure_recall,
         on_call=on_call,
-        on_qk=on_qk,
+        on_qkv=on_qkv,
     )
     register()
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}

