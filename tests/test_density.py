@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -52,16 +54,9 @@ def test_a_layer_of_a_million_tokens_takes_two_mebibytes(layer_index: SparseInde
 
 
 def test_density_of_a_million_tokens_is_counted_from_the_lists(layer_index: SparseIndex):
-    few = 4
-    index = SparseIndex(
-        **{
-            **vars(layer_index),
-            "slash_counts": layer_index.slash_counts[:, :few],
-            "slash_tiles": layer_index.slash_tiles[:, :few],
-            "column_counts": layer_index.column_counts[:, :few],
-            "column_indices": layer_index.column_indices[:, :few],
-        }
-    )
+    lists = ("slash_counts", "slash_tiles", "column_counts", "column_indices")
+    four_heads = {name: getattr(layer_index, name)[:, :4] for name in lists}
+    index = replace(layer_index, **four_heads)
     causal = MILLION * (MILLION + 1) / 2
     tiles = index.slash_counts.double() * TILE
     # a column or a slash reads at most every query, and half of them or more on average here

@@ -137,7 +137,9 @@ def test_hand_made_masks_survive_a_round_trip(mask: Tensor):
         pytest.param(torch.ones(1, 1, 8, 8, dtype=torch.bool), "beyond causality", id="future"),
         pytest.param(torch.eye(8, dtype=torch.bool)[None, None], "different keys", id="per-query"),
         pytest.param(block_mask((1, 9, 10)), "row block 1 keeps keys 9..9", id="lone-key"),
-        pytest.param(block_mask((1, 9, 74)), "row block 1 keeps keys 9..73", id="tile-and-a-key"),
+        pytest.param(
+            block_mask((2, 9, 74), n=192), "row block 2 keeps keys 9..73", id="tile-and-a-key"
+        ),
     ],
 )
 def test_a_mask_without_an_index_is_refused(mask: Tensor, why: str):
@@ -172,7 +174,7 @@ def test_key_counts_are_whole_tiles_and_columns(index: SparseIndex):
     further = 0 if index.row_ptr is None else index.row_ptr.diff()
     lines = (TILE * index.slash_counts + index.column_counts)[..., None]
     assert bool((counts <= lines + TILE * further).all())
-    # a tile below key 0 costs nothing, so no row block reads more than it can see and a tile
+    # disjoint tiles that exist reach at most 63 keys past either end of what can be seen
     end = index.row_block_ends()[:, None].clamp(min=0)
     tiles = (counts - index.column_counts[..., None]).clamp(min=0)
     assert bool((tiles <= end + 2 * TILE).all())

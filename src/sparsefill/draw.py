@@ -49,7 +49,7 @@ def draw_text(mask: Bool[Tensor, "n m"], *, width: int = 64) -> str:
     Example:
         >>> print(draw_text(torch.ones(4, 4, dtype=torch.bool).tril(), width=4))
         █▒
-        ████
+        ███▒
     """
     share = mask.float()[None, None]
     columns = min(width, mask.shape[1])

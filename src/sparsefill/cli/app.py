@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from sparsefill.errors import SparsefillError
 
@@ -31,24 +32,21 @@ MethodOption = Annotated[
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn what the user can mend into one message and exit code 2."""
-    import torch
-
-    console = Console(stderr=True)
     try:
         yield
-    except SparsefillError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        console.print(
-            f"[bold red]error:[/] out of memory ({error}); pass fewer --tokens or a smaller model",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(2) from None
-    except OSError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    except (SparsefillError, OSError) as error:
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        message = f"out of memory ({reason}); pass fewer --tokens or a smaller model"
+    else:
+        return
+    Console(stderr=True).print(
+        f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True
+    )
+    raise typer.Exit(2)
 
 
 @app.command()

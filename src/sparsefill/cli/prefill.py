@@ -30,6 +30,7 @@ from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.integrations.transformers.reading import Reading, read_prompt
 from sparsefill.integrations.transformers.run import Run, architecture_of
+from sparsefill.kernels import choose_backend
 from sparsefill.metrics import kl_divergence, top1_agreement
 from sparsefill.patterns import Dense, Pattern, parse_pattern
 from sparsefill.profile import Profile, default_profile
@@ -65,9 +66,7 @@ def run_prefill(console: Console, request: Request) -> None:
     text = _prompt_text(request.prompt_file)
     method = None if request.method == "minference" else parse_pattern(request.method)
     given = None if request.profile is None else Profile.load(request.profile)
-    device = request.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(request.device)
     dtype = DTYPES.get(request.dtype, torch.float32)
     if request.dtype == "auto" and fast_bfloat16(device):
         dtype = torch.bfloat16
@@ -84,6 +83,8 @@ def run_prefill(console: Console, request: Request) -> None:
         f"{loaded.name}, {str(dtype).removeprefix('torch.')} on {device}:"
         f" {ids.shape[1]} tokens, method {request.method}"
     )
+    if request.out is not None:
+        request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
         loaded.model(ids[:, :WARM_UP], logits_to_keep=1)
     dense = None
@@ -96,11 +97,11 @@ def run_prefill(console: Console, request: Request) -> None:
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
 
-        for path in draw_heads(loaded.model, ids, profile, request.out):
-            console.print(f"wrote {path}")
         path = request.out / "report.json"
         write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"wrote {path}")
+        for picture in draw_heads(loaded.model, ids, profile, request.out):
+            console.print(f"wrote {picture}")
 
 
 def _check(request: Request) -> None:
@@ -109,6 +110,7 @@ def _check(request: Request) -> None:
         raise InputError(f"--compare must be dense or none, got {request.compare!r}")
     if request.dtype != "auto" and request.dtype not in DTYPES:
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
+    choose_backend(request.backend, torch.empty(1, 1, 1, 64))  # raises for an unknown name
     if request.profile is not None and request.method != "minference":
         raise InputError(
             f"--profile goes with --method minference, got --method {request.method};"
@@ -116,6 +118,20 @@ def _check(request: Request) -> None:
         )
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise InputError(f"--out must be a folder, got the file {request.out}")
+
+
+def _device(name: str) -> str:
+    """Resolve the device, and check that torch can put a tensor there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"--device must be one that torch can use, got {name!r}: {reason}"
+        ) from None
+    return name
 
 
 def _prompt_text(path: Path | None) -> str:

@@ -34,11 +34,13 @@ def estimate_block_topk(
     first: BlockTopK, patterns: Sequence[BlockTopK], heads: Heads
 ) -> SparseIndex:
     """Keep the best `blocks` key blocks of each block of queries (one block size)."""
-    blocks = choose_blocks(patterns, heads)
-    per_block = first.block // TILE
+    longest = -(-max(heads.n, heads.m) // TILE) * TILE
+    block = min(first.block, longest)  # a longer block would only add padding
+    blocks = choose_blocks(patterns, heads, block)
+    per_block = block // TILE
     row_block = torch.arange(-(-heads.n // TILE), device=heads.device)
     chosen = blocks[:, :, row_block // per_block, :, None]  # (b, x, i, kept, 1)
-    starts = chosen * first.block + torch.arange(per_block, device=heads.device) * TILE
+    starts = chosen * block + torch.arange(per_block, device=heads.device) * TILE
     starts = torch.where(chosen < NEVER, starts, NEVER).flatten(-2)
     exists = row_block * TILE < heads.query_lengths[:, None]
     seen = (row_block + 1) * TILE + heads.shift[:, None]
@@ -51,10 +53,9 @@ def estimate_block_topk(
 
 
 def choose_blocks(
-    patterns: Sequence[BlockTopK], heads: Heads
+    patterns: Sequence[BlockTopK], heads: Heads, block: int
 ) -> Int64[Tensor, "b x query_blocks kept"]:
     """List the key blocks that each block of queries keeps, ascending, then `NEVER`."""
-    block = patterns[0].block
     budget = heads.per_head(patterns, "blocks")
     sink = heads.per_head(patterns, "sink")[:, None, None]
     window = heads.per_head(patterns, "window")[:, None, None]

@@ -1,0 +1,223 @@
+"""Every backend, pattern and shape against the oracle, within the error budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparsefill import Attended, Pattern, SparseIndex, attend, estimate, sparse_attention
+from sparsefill.kernels import BackendName
+from sparsefill.metrics import dense_lse
+from tests.support.closeness import MEASURABLE, assert_attended
+from tests.support.inputs import PATTERNS, Qkv, patterns_of, random_qkv, with_garbage
+from tests.support.strategies import Shape, patterns, random_index, shapes
+
+BACKENDS: list[BackendName] = ["torch"]  # those that the oracle judges
+NAMES = [*PATTERNS, "mixed"]
+DTYPES = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f64": torch.float64,
+}
+MAX_SCORES = {"torch": "sparsefill.kernels.torch.MAX_SCORES"}
+
+
+class Case(NamedTuple):
+    """One row of the table."""
+
+    pattern: str
+    b: int = 1
+    h: int = 4
+    g: int = 2
+    n: int = 127
+    m: int | None = None
+    d: int = 64
+    dtype: str = "f32"
+    shared: bool = False  # one index head per KV head
+    softcap: float | None = None
+
+    def __str__(self) -> str:
+        keys = "" if self.m is None else f"-m{self.m}"
+        shape = f"b{self.b}-h{self.h}g{self.g}-n{self.n}{keys}-d{self.d}-{self.dtype}"
+        return f"{self.pattern}-{shape}{'-shared' * self.shared}{'-cap' * bool(self.softcap)}"
+
+
+def rows(n: int, m: int = MEASURABLE) -> int:
+    """Return how many sequences of `n` queries, `m` keys and 2 heads are enough to judge."""
+    return 1 + MEASURABLE // (2 * min(n, m))
+
+
+LENGTHS = (1, 63, 64, 65, 127)
+GROUPS = ((2, 2), (4, 2), (6, 2), (8, 1))  # r = 1, 2, 3, 8
+CHUNKS = ((1, 130), (63, 200), (64, 129), (127, 1000), (65, 64), (200, 77), (130, 1))
+CASES = [
+    *(Case(p, b=rows(n), n=n, dtype=t) for p in NAMES for n in LENGTHS for t in DTYPES),
+    *(Case(p, h=2, g=1, n=1000, dtype=t) for p in NAMES for t in ("f32", "bf16")),
+    *(Case("mixed", h=6, n=1000, dtype=t) for t in DTYPES),
+    *(Case(p, b=2, h=h, g=g, shared=s) for p in NAMES for h, g in GROUPS for s in (False, True)),
+    *(Case("mixed", h=6, d=d, dtype=t) for d in (32, 64, 80, 96, 128, 256) for t in DTYPES),
+    *(Case(p, b=rows(n, m), n=n, m=m) for p in NAMES for n, m in CHUNKS),
+    *(Case(p, n=200, dtype=t, softcap=2.0) for p in ("mixed", "dense") for t in DTYPES),
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> BackendName:
+    return request.param
+
+
+def case_inputs(case: Case) -> tuple[Qkv, SparseIndex]:
+    sizes = {axis: getattr(case, axis) for axis in ("b", "h", "g", "n", "m", "d")}
+    qkv = random_qkv(**sizes, dtype=DTYPES[case.dtype])
+    step = case.h // case.g if case.shared else 1
+    chosen = patterns_of(case.pattern, case.h // step)
+    return qkv, estimate(chosen, qkv.q[:, ::step], qkv.k, softcap=case.softcap)
+
+
+def measurable(shape: Shape) -> Shape:
+    """Repeat the sequences of a batch until there are enough rows to judge."""
+    seen = int(torch.minimum(shape.query_lengths, shape.key_lengths).sum()) * shape.h
+    copies = -(-MEASURABLE // seen) if seen else 1
+    queries, keys = (t.repeat(copies) for t in (shape.query_lengths, shape.key_lengths))
+    return shape._replace(b=shape.b * copies, query_lengths=queries, key_lengths=keys)
+
+
+def shape_inputs(shape: Shape, dtype: torch.dtype = torch.float32) -> Qkv:
+    sizes = {axis: getattr(shape, axis) for axis in ("b", "h", "g", "n", "m", "d", "seed")}
+    qkv = random_qkv(**sizes, dtype=dtype)
+    return with_garbage(qkv, shape.query_lengths, shape.key_lengths)
+
+
+def repeated(index: SparseIndex, r: int) -> SparseIndex:
+    """Give each of the `r` query heads of a group the group's index."""
+    return _select(index, 1, torch.arange(index.x).repeat_interleave(r))
+
+
+def _select(index: SparseIndex, axis: int, places: Tensor) -> SparseIndex:
+    names = ["slash_counts", "slash_tiles", "column_counts", "column_indices", "row_ptr"]
+    names += ["query_lengths", "key_lengths"] if axis == 0 else []
+    own = {name: getattr(index, name) for name in names}
+    chosen = {n: None if t is None else t.index_select(axis, places) for n, t in own.items()}
+    return replace(index, **chosen)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_stays_within_the_error_budget(case: Case, backend: BackendName):
+    qkv, index = case_inputs(case)
+    got = attend(*qkv, index, softcap=case.softcap, backend=backend)
+    assert_attended(got, qkv, index, softcap=case.softcap)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    shape=shapes(longest=200).map(measurable),
+    pattern=patterns(),
+    shared=st.booleans(),
+    dtype=st.sampled_from([*DTYPES]),
+)
+def test_any_shape_and_pattern(
+    backend: BackendName, shape: Shape, pattern: Pattern, shared: bool, dtype: str
+):
+    qkv = shape_inputs(shape, DTYPES[dtype])
+    index = estimate(
+        pattern,
+        qkv.q[:, :: shape.h // shape.g if shared else 1],
+        qkv.k,
+        query_lengths=shape.query_lengths,
+        key_lengths=shape.key_lengths,
+    )
+    assert_attended(attend(*qkv, index, backend=backend), qkv, index)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    shape=shapes(longest=200).map(measurable),
+    shared=st.booleans(),
+    scale=st.sampled_from([None, 0.5]),
+)
+def test_any_index(backend: BackendName, shape: Shape, shared: bool, scale: float | None):
+    qkv = shape_inputs(shape)
+    index = random_index(shape, shape.g if shared else shape.h)
+    got = attend(*qkv, index, scale=scale, backend=backend)
+    assert_attended(got, qkv, index, scale=scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_garbage_in_padding_changes_nothing(name: str, backend: BackendName):
+    clean = random_qkv(b=5, h=6, g=2, dtype=torch.float32)
+    queries, keys = torch.tensor([[200, 70, 0, 1, 200], [200, 70, 9, 150, 77]])
+    lengths = {"query_lengths": queries, "key_lengths": keys}
+    index = estimate(patterns_of(name, 6), clean.q, clean.k, **lengths)
+    garbage = with_garbage(clean, queries, keys)
+    got = attend(*garbage, index, backend=backend)
+    assert_attended(got, clean, index)
+    assert bool((got.lse[2] == -torch.inf).all())
+    front = sparse_attention(*garbage, patterns_of(name, 6), **lengths, backend=backend)
+    assert torch.equal(front, got.out)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 300), (65, 190), (190, 65)])
+def test_the_dense_pattern_is_dense_attention(n: int, m: int, backend: BackendName):
+    qkv = random_qkv(b=2, h=4, g=2, n=n, m=m)
+    index = estimate(PATTERNS["dense"], qkv.q, qkv.k)
+    got = attend(*qkv, index, backend=backend)
+    torch.testing.assert_close(got.lse, dense_lse(qkv.q, qkv.k))
+    sees = torch.arange(n) + m - n >= 0
+    causal = torch.ones(n, m, dtype=torch.bool).tril(m - n)[sees]
+    stock = torch.nn.functional.scaled_dot_product_attention(
+        qkv.q[:, :, sees], qkv.k, qkv.v, attn_mask=causal, enable_gqa=True
+    )
+    torch.testing.assert_close(got.out[:, :, sees], stock)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_permuting_the_batch_permutes_the_output(name: str, backend: BackendName):
+    qkv, index = case_inputs(Case(name, b=3, h=6))
+    order = torch.tensor([2, 0, 1])
+    permuted = attend(*(t[order] for t in qkv), _select(index, 0, order), backend=backend)
+    assert_attended(Attended(*(t[order.argsort()] for t in permuted)), qkv, index)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_index_is_the_index_of_each_query_head(name: str, backend: BackendName):
+    qkv, index = case_inputs(Case(name, b=2, h=12, g=4, shared=True))
+    each = repeated(index, 3)
+    assert_attended(attend(*qkv, each, backend=backend), qkv, index)
+    assert_attended(attend(*qkv, index, backend=backend), qkv, each)
+
+
+@pytest.mark.parametrize("n", [128, 200])
+def test_heads_last_layouts_are_read_in_place(n: int, backend: BackendName):
+    qkv, index = case_inputs(Case("mixed", b=2, h=6, n=n))
+    views = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in qkv)
+    assert_attended(attend(*views, index, backend=backend), qkv, index)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("first", [64, 192])
+def test_chunks_of_queries_add_up_to_the_whole(name: str, first: int, backend: BackendName):
+    qkv, index = case_inputs(Case(name, h=6, n=300))
+    mask, parts = index.to_mask(), []
+    for queries, keys in ((slice(first), slice(first)), (slice(first, None), slice(None))):
+        own = Qkv(qkv.q[:, :, queries], qkv.k[:, :, keys], qkv.v[:, :, keys])
+        chunk = SparseIndex.from_mask(mask[:, :, queries, keys])
+        parts.append(attend(*own, chunk, backend=backend))
+    whole = Attended(*(torch.cat(part, dim=2) for part in zip(*parts, strict=True)))
+    assert_attended(whole, qkv, index)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("max_scores", [1, 100_000])
+def test_small_batches_of_work_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, max_scores: int, backend: BackendName
+):
+    monkeypatch.setattr(MAX_SCORES[backend], max_scores)
+    qkv, index = case_inputs(Case(name, b=2, h=6, n=200, m=333))
+    assert_attended(attend(*qkv, index, backend=backend), qkv, index)

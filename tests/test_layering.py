@@ -1,0 +1,161 @@
+"""Which module may import which: the dependency direction of DESIGN.md, as code."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sparsefill
+
+SOURCE = Path(sparsefill.__file__).parent
+
+MAY_IMPORT = {  # arrows are transitive
+    "": {"attention"},  # the package itself only re-exports
+    "cli": {"evals", "search", "integrations", "draw", "environment", "atomic"},
+    "evals": {"attention", "profile", "metrics"},
+    "search": {"attention", "profile", "metrics"},
+    "integrations": {"attention", "profile", "metrics"},
+    "attention": {"estimate", "kernels", "_checks"},
+    "estimate": {"index", "patterns"},
+    "kernels": {"index"},
+    "kernels.__init__": {"kernels", "_checks"},
+    "metrics": {"index", "density"},
+    "draw": {"index"},
+    "profile": {"patterns", "atomic"},
+    "density": {"index"},
+    "from_mask": {"index"},
+    "index": {"errors", "from_mask"},  # from_mask inside the method of that name only
+    "patterns": {"errors"},
+    "_checks": {"errors"},
+    "errors": set(),
+    "environment": set(),
+    "atomic": set(),
+    "profiles": set(),  # data files
+    "data": set(),
+    "tile": set(),  # a constant: everyone may import it
+}
+ONLY_IN = {  # optional packages, and the modules named after them
+    "triton": ("kernels.triton",),
+    "transformers": ("integrations.transformers",),
+    "vllm": ("integrations.vllm",),
+    "matplotlib": ("draw", "cli"),
+    "typer": ("cli",),
+    "rich": ("cli",),
+}
+STANDARD_LIBRARY_ONLY = ("patterns", "errors", "tile", "atomic")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+MODULES = {module_name(path): path.read_text("utf-8") for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports(module: str, source: str) -> Iterator[str]:
+    """Yield every imported module by full name, wherever in the file the import stands."""
+    package = ["sparsefill", *module.split(".")[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                inside = f"{base}.{alias.name}".removeprefix("sparsefill.")
+                known = {inside, f"{inside}.__init__"} & set(MODULES)
+                yield f"{base}.{alias.name}" if known else base
+
+
+def reachable(row: str) -> set[str]:
+    found, ahead = set(), {row}
+    while ahead:
+        found |= ahead
+        ahead = {to for name in ahead for to in MAY_IMPORT[name]} - found
+    return found
+
+
+def row_of(module: str) -> str:
+    """Return the row of the table that a module, named without `sparsefill.`, belongs to."""
+    return module if module in MAY_IMPORT else module.split(".")[0].removeprefix("__init__")
+
+
+def violations(module: str, source: str) -> list[str]:
+    """List the imports of a module that the rules above forbid."""
+    row, found = row_of(module), []
+    for name in imports(module, source):
+        top, _, inside = name.partition(".")
+        to = row_of(inside)
+        if top != "sparsefill":
+            places = ONLY_IN.get(top, ("",))
+            allowed = any(f"{module}.".startswith(f"{p}." if p else "") for p in places)
+            if row in STANDARD_LIBRARY_ONLY:
+                allowed = top in sys.stdlib_module_names
+        elif row == "kernels":  # a backend: its own folder, never another one or the oracle
+            own = ".".join(module.split(".")[:2])
+            same_folder = f"{inside}.".startswith(f"{own}.")
+            allowed = same_folder or to in (reachable("kernels") | {"tile"}) - {"kernels"}
+        else:
+            allowed = to in reachable(row) | {"tile"}
+        if not allowed:
+            found.append(f"{module} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_arrows(module: str):
+    assert row_of(module) in MAY_IMPORT, f"{module} needs a row in MAY_IMPORT"
+    assert not violations(module, MODULES[module])
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("estimate.a_shape", "from sparsefill.kernels import attend"),
+        ("estimate.a_shape", "from ..kernels import attend"),
+        ("kernels.torch", "from sparsefill.estimate import estimate"),
+        ("kernels.torch", "from sparsefill.kernels import reference"),
+        ("kernels.torch", "import sparsefill.kernels.dense"),
+        ("kernels.torch", "from . import reference"),
+        ("kernels.reference", "from sparsefill._checks import check_qkv"),
+        ("index", "from sparsefill.patterns import Dense"),
+        ("tile", "from sparsefill.errors import ShapeError"),
+        ("patterns", "import torch"),
+        ("attention", "def late():\n    import sparsefill.profile"),
+        ("metrics", "from sparsefill.attention import sparse_attention"),
+        ("integrations.transformers.hook", "from sparsefill.cli import main"),
+        ("attention", "import transformers"),
+        ("integrations.vllm", "from transformers import AutoConfig"),
+        ("kernels.torch", "import triton.language as tl"),
+        ("metrics", "from rich.console import Console"),
+        ("metrics", "import matplotlib.pyplot"),
+        ("__init__", "from sparsefill.profile import Profile"),
+    ],
+)
+def test_a_wrong_import_is_seen(module: str, line: str):
+    assert violations(module, line)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("kernels.triton.block_sparse", "from sparsefill.kernels.triton.tiles import load_tile"),
+        ("kernels.triton.block_sparse", "import triton"),
+        ("kernels.__init__", "from sparsefill._checks import check_qkv"),
+        ("integrations.transformers.hook", "from sparsefill.kernels.dense import dense_attention"),
+        ("cli.info", "from sparsefill.kernels import BACKENDS"),
+        ("index", "from sparsefill.tile import TILE"),
+    ],
+)
+def test_a_right_import_is_let_through(module: str, line: str):
+    assert not violations(module, line)
+
+
+def test_the_index_imports_its_companion_only_where_it_is_used():
+    top = ast.Module(ast.parse(MODULES["index"]).body, [])
+    direct = [ast.unparse(node) for node in top.body if isinstance(node, ast.ImportFrom)]
+    assert not any("from_mask" in line for line in direct)
