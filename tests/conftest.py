@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 hypothesis.settings.register_profile(
-    "sparsefill", derandomize=True, deadline=None, max_examples=40, print_blob=False
+    "sparsefill", derandomize=True, deadline=None, max_examples=60, print_blob=False
 )
 hypothesis.settings.load_profile("sparsefill")
 

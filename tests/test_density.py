@@ -1,4 +1,4 @@
-"""What an index of a million tokens weighs, and that counting it needs no mask."""
+"""Density is the share of causal cells; at a million tokens, neither it nor the index is big."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparsefill import Dense, SparseIndex, VerticalSlash, estimate
 from sparsefill.density import density
 from sparsefill.estimate.tiles import largest, merge_slashes
 from sparsefill.index import NEVER
 from sparsefill.tile import TILE
-from tests.support.inputs import random_qkv
+from tests.support.inputs import causal_mask, random_qkv
+from tests.support.strategies import Recipe, estimates, indices
 
 MILLION = 2**20
 LIMIT = 2 * 2**20  # bytes of the index of one layer
 BUDGET = VerticalSlash(verticals=1000, slashes=6096)
+
+
+@given(recipe=indices() | estimates(), pairs=st.sampled_from([1, 50, 2**22]))
+def test_density_counts_the_cells_of_the_mask(recipe: Recipe, pairs: int):
+    index = recipe()
+    lengths = zip(index.query_lengths.tolist(), index.key_lengths.tolist(), strict=True)
+    causal = torch.tensor([[int(causal_mask(n, m).sum())] for n, m in lengths])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsefill.density.MAX_PAIRS", pairs)
+        share = density(index)
+    assert torch.equal(share, index.to_mask().sum((-1, -2)) / causal.clamp(min=1))
+    assert bool(((share >= 0) & (share <= 1)).all())
 
 
 def scattered_scores(x: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ from sparsefill.integrations.transformers.loading import (
 )
 from sparsefill.integrations.transformers.reading import read_prompt
 from tests.support.models import logits_of
-from tests.support.tiny import PROSE, cut, save_tiny_gguf, tiny_tokenizer
+from tests.support.tiny import PROSE, cut, save_tiny_gguf, save_tiny_llama, tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
 TOKENS = 1536
@@ -80,7 +80,7 @@ def test_the_default_is_converted_once(package: Path, cache: Path, conversions: 
     assert os.stat(folder).st_mode & 0o777 == 0o755
     assert {tensor.dtype for tensor in load_file(folder / WEIGHTS).values()} == {torch.bfloat16}
     assert load_model().name == load_model(DEFAULT_MODEL).name == DEFAULT_MODEL
-    rounded = load_model(str(package / EMBEDDED_GGUF)).model.bfloat16().float()
+    rounded = load_model(str(save_tiny_llama(cache / "tiny")), dtype=torch.bfloat16).model.float()
     ids = tiny_tokenizer()(PROSE, return_tensors="pt").input_ids
     assert torch.equal(answer(), logits_of(rounded, ids))
     assert len(conversions) == 1
@@ -98,6 +98,15 @@ def test_a_broken_copy_is_converted_again(
     assert len(conversions) == 2
     assert leftovers(cache) == [folder.name]
     assert torch.equal(answer(), whole)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null"])
+def test_a_manifest_that_vouches_for_nothing_is_not_trusted(
+    package: Path, cache: Path, conversions: list[Path], text: str
+):
+    (embedded_model() / MANIFEST).write_text(text, "utf-8")
+    embedded_model()
+    assert len(conversions) == 2
 
 
 @pytest.mark.parametrize("failure", [OSError("no space left"), KeyboardInterrupt()], ids=repr)
@@ -195,6 +204,6 @@ def test_recall_of_a_novel(embedded: Any, novel: torch.Tensor):
     run = read_prompt(embedded.model, novel, pattern, measure_recall=True).run
     recall = run.recall()
     assert recall.shape == (30 * 9 * TOKENS,)
-    print(run.density, recall.mean(), recall.sort().values[len(recall) // 100])
-    assert 0 < run.density < 0.5
-    assert float(1 - recall.mean()) < (1 - run.density) / 8
+    assert 0 < run.density < 0.25
+    blind = 1 - run.density  # what cells chosen without looking would lose
+    assert float(1 - recall.mean()) < blind / 4

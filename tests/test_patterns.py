@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,50 +21,44 @@ from sparsefill import (
 from sparsefill.patterns import PATTERNS, from_dict, parse_pattern, to_dict
 from tests.support.strategies import patterns
 
+REFUSED: dict[str, tuple[Any, str]] = {  # what is wrong: the data, and what is said about it
+    "negative": (
+        {"pattern": "a-shape", "sink": -1},
+        "AShape.sink must be .* 0, got -1; pass sink=0",
+    ),
+    "no-window": ({"pattern": "a-shape", "window": 0}, "AShape.window must be .* 1, got 0"),
+    "no-last": ({"pattern": "tri-shape", "last": 0}, "TriShape.last must be .* 1, got 0"),
+    "no-probe": ({"pattern": "vertical-slash", "probe": 0}, "probe must be .* 1, got 0"),
+    "no-lines": (
+        {"pattern": "vertical-slash", "verticals": 0, "slashes": 0, "sink": 0, "window": 0},
+        "needs at least one line, got .*; pass window=1 or more",
+    ),
+    "no-blocks": ({"pattern": "block-topk", "blocks": 0}, "blocks must be .* 1, got 0"),
+    "small-block": ({"pattern": "block-topk", "block": 32}, "block must be .* 64, got 32"),
+    "odd-block": (
+        {"pattern": "block-topk", "block": 100},
+        "multiple of 64, got 100; pass block=128",
+    ),
+    "boolean": ({"pattern": "a-shape", "sink": True}, "must be an integer .* got True"),
+    "float": ({"pattern": "a-shape", "sink": 1.0}, "must be an integer .* got 1.0"),
+    "text": ({"pattern": "a-shape", "sink": "4"}, "must be an integer .* got '4'"),
+    "null": ({"pattern": "a-shape", "sink": None}, "must be an integer .* got None"),
+    "list": ([], r'an object with a "pattern" key, got \[\]'),
+    "name-alone": ("dense", "an object with a \"pattern\" key, got 'dense'"),
+    "no-name": ({"sink": 4}, "an object with a \"pattern\" key, got {'sink': 4}"),
+    "unknown-name": ({"pattern": "shape"}, "unknown pattern 'shape'; use one of dense, a-shape"),
+    "name-in-list": ({"pattern": ["dense"]}, r"unknown pattern \['dense'\]; use one of dense"),
+    "null-name": ({"pattern": None}, "unknown pattern None; use one of dense"),
+    "extra": ({"pattern": "dense", "sink": 4}, "dense has no parameter 'sink'; it takes none"),
+    "misplaced": ({"pattern": "a-shape", "last": 1}, "no parameter 'last'; it takes sink, window"),
+    "class-field": ({"pattern": "a-shape", "name": "x"}, "no parameter 'name'; it takes sink"),
+}
 
-@pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: AShape(sink=-1), "AShape.sink must be an integer of at least 0, got -1; pass"),
-        (lambda: AShape(window=0), "AShape.window must be an integer of at least 1, got 0"),
-        (lambda: TriShape(last=0), "TriShape.last must be an integer of at least 1, got 0"),
-        (lambda: VerticalSlash(probe=0), "VerticalSlash.probe must be .* at least 1, got 0"),
-        (lambda: VerticalSlash(slashes=-5), "VerticalSlash.slashes must be .* least 0, got -5"),
-        (lambda: BlockTopK(blocks=0), "BlockTopK.blocks must be .* at least 1, got 0"),
-        (lambda: BlockTopK(block=32), "BlockTopK.block must be .* at least 64, got 32"),
-        (lambda: BlockTopK(block=100), "must be a multiple of 64, got 100; pass block=128"),
-        (
-            lambda: VerticalSlash(verticals=0, slashes=0, sink=0, window=0),
-            "needs at least one line, got .*; pass window=1 or more",
-        ),
-        (lambda: AShape(sink=True), "AShape.sink must be an integer .*, got True"),
-        (lambda: from_dict({"pattern": "a-shape", "sink": 1.0}), "must be an integer .* got 1.0"),
-        (lambda: from_dict({"pattern": "a-shape", "sink": "4"}), "must be an integer .* got '4'"),
-        (lambda: from_dict({"pattern": "a-shape", "sink": None}), "must be an integer .* got None"),
-    ],
-)
-def test_impossible_parameters_are_refused(build: Callable[[], Pattern], message: str):
-    with pytest.raises(PatternError, match=message):
-        build()
 
-
-@pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([], "an object with a \"pattern\" key, got \\[\\]"),
-        ("dense", "an object with a \"pattern\" key, got 'dense'"),
-        ({"sink": 4}, "an object with a \"pattern\" key, got {'sink': 4}"),
-        ({"pattern": "b-shape"}, "unknown pattern 'b-shape'; use one of dense, a-shape"),
-        ({"pattern": ["dense"]}, "unknown pattern \\['dense'\\]; use one of dense"),
-        ({"pattern": None}, "unknown pattern None"),
-        ({"pattern": "dense", "sink": 4}, "dense has no parameter 'sink'; it takes none"),
-        ({"pattern": "a-shape", "last": 1}, "no parameter 'last'; it takes sink, window"),
-        ({"pattern": "a-shape", "name": "x"}, "no parameter 'name'"),
-    ],
-)
-def test_data_that_is_no_pattern_is_refused(data: Any, message: str):
+@pytest.mark.usefixtures("unchecked_types")  # some of the data is of other types on purpose
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_data_that_is_no_pattern_is_refused(wrong: str):
+    data, message = REFUSED[wrong]
     with pytest.raises(PatternError, match=message):
         from_dict(data)
 

@@ -64,7 +64,8 @@ def check_lengths(
     if lengths.shape != (b,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ShapeError(
             f"{name} must be {b} integers, one per sequence,"
-            f" got shape {tuple(lengths.shape)} of {lengths.dtype}"
+            f" got shape {tuple(lengths.shape)} of {lengths.dtype};"
+            " pass the number of real entries of each sequence"
         )
     if int(lengths.min()) < 0 or int(lengths.max()) > longest:
         raise ShapeError(

@@ -10,6 +10,7 @@ Jiang et al. 2024 (MInference 1.0, arXiv:2407.02490) or its code publish for LLa
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, Union
 
@@ -212,7 +213,7 @@ def parse_pattern(text: str) -> Pattern:
     data: dict[str, Any] = {"pattern": name.strip()}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         field, equals, value = item.partition("=")
-        if not equals or not value.strip().lstrip("-").isdigit():
+        if not equals or not re.fullmatch(r"-?[0-9]+", value.strip()):
             raise PatternError(f"expected field=integer in {text!r}, got {item!r}")
         data[field.strip()] = int(value)
     return from_dict(data)

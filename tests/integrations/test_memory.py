@@ -18,8 +18,8 @@ from tests.support.models import (
     prompt,
     static_cache,
     tiny_model,
-    watched,
 )
+from tests.support.watch import watched
 
 N = 4096
 SQUARE = N * N

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -23,8 +21,6 @@ from tests.support.models import (
 
 N = 200
 KEEPS_ALL = {"dense": Dense(), "a-shape": AShape(window=N)}
-
-
 UNKNOWN = {
     "s_aux": torch.ones(4),
     "cu_seq_lens_q": torch.tensor([0, 100, 200]),

@@ -49,11 +49,11 @@ def assert_is_dense(
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("window", [None, 1, 40, 64, 1000])
+@pytest.mark.parametrize("window", [None, 1, 40, 1000])
 @pytest.mark.parametrize(
     ("n", "m"), [(1, 1), (300, 300), (65, 190), (190, 65)], ids=["one", "whole", "chunk", "n>m"]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_is_attention_with_the_whole_mask(
     n: int, m: int, window: int | None, softcap: float | None, dtype: torch.dtype
 ):
@@ -67,15 +67,15 @@ def test_is_attention_with_the_whole_mask(
     window=st.none() | st.integers(1, 200),
     softcap=st.sampled_from([None, 3.0]),
     max_scores=st.sampled_from([1, 5000, 2**22]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.float64]),
 )
-def test_ragged_batches(shape: Shape, window: int | None, softcap: float | None, max_scores: int):
-    sizes = {axis: getattr(shape, axis) for axis in ("b", "h", "g", "n", "m", "d", "seed")}
-    qkv = random_qkv(**sizes, dtype=torch.float32)
+def test_ragged_batches(
+    shape: Shape, window: int | None, softcap: float | None, max_scores: int, dtype: torch.dtype
+):
+    qkv = shape.qkv(dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dense, "MAX_SCORES", max_scores)
-        assert_is_dense(
-            qkv, shape.query_lengths, shape.key_lengths, softcap=softcap, window=window
-        )
+        assert_is_dense(qkv, shape.query_lengths, shape.key_lengths, softcap=softcap, window=window)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -26,7 +26,7 @@ def explicit(qkv: Qkv, mask: Tensor, *, scale: float, softcap: float | None = No
 
 
 @pytest.mark.parametrize("name", [*PATTERNS, "mixed"])
-@pytest.mark.parametrize(("h", "g"), [(1, 1), (4, 2), (6, 2), (8, 1)])
+@pytest.mark.parametrize(("h", "g"), [(2, 2), (6, 2), (8, 1)])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (127, 127), (65, 190)])
 def test_is_torch_attention_with_the_mask(name: str, h: int, g: int, n: int, m: int):
     qkv = random_qkv(b=2, h=h, g=g, n=n, m=m)
@@ -71,7 +71,7 @@ def test_rows_without_keys_give_zeros_and_minus_infinity():
 def test_padding_is_never_read(seed: int):
     queries, keys = torch.tensor([[130, 70, 0, 1], [150, 60, 9, 150]])
     shape = Shape(4, 4, 2, 130, 150, 32, queries, keys, seed)
-    index = random_index(shape, 4)
+    index = random_index(shape)
     qkv = random_qkv(b=4, h=4, g=2, n=130, m=150, seed=seed)
     got = attend(*with_garbage(qkv, queries, keys), index, backend="reference")
     expected = explicit(qkv, index.to_mask(), scale=32**-0.5)

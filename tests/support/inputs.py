@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,9 +36,13 @@ class Qkv(NamedTuple):
     k: Float[Tensor, "b g m d"]
     v: Float[Tensor, "b g m d"]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Qkv:
+        """Change all three alike."""
+        return Qkv(change(self.q), change(self.k), change(self.v))
+
     def to(self, dtype: torch.dtype) -> Qkv:
         """Convert all three."""
-        return Qkv(*(t.to(dtype) for t in self))
+        return self.map(lambda t: t.to(dtype))
 
     def alone(self, sequence: int, n: int, m: int) -> Qkv:
         """Cut one sequence out of the batch, without its padding."""
@@ -59,10 +64,11 @@ def random_qkv(
     """Make normally distributed inputs; `m` is `n` when None."""
     generator = torch.Generator().manual_seed(seed)
     m = n if m is None else m
-    shapes = ((b, h, n, d), (b, g, m, d), (b, g, m, d))
-    return Qkv(
-        *(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+    q, k, v = (
+        torch.randn(b, *shape, d, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in ((h, n), (g, m), (g, m))
     )
+    return Qkv(q, k, v)
 
 
 def plant_column(qkv: Qkv, key: int) -> Qkv:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 VOCABULARY = 128
 WINDOW = 48  # of the sliding-window families: shorter than a row block, and not a power of 2
@@ -58,12 +54,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # class of the config, its 
         "Gemma2Config",
         {
             "sliding_window": WINDOW,
-            "query_pre_attn_scalar": 16,
+            "query_pre_attn_scalar": 30,
             "attn_logit_softcapping": 2.0,
             **MIXED,
         },
     ),
-    "gemma3": ("Gemma3TextConfig", {"sliding_window": WINDOW, "query_pre_attn_scalar": 16} | MIXED),
+    "gemma3": ("Gemma3TextConfig", {"sliding_window": WINDOW, "query_pre_attn_scalar": 30} | MIXED),
 }
 LATE_ROPE: dict[str, tuple[str, dict[str, Any]]] = {  # frequencies follow the longest position
     "longrope": (
@@ -122,7 +118,7 @@ def pad(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor]:
 
 def logits_of(model: Any, ids: Tensor, **options: Any) -> Tensor:
     """Read a prompt at once and return the logits of every position."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return model(ids, **options).logits
 
 
@@ -132,7 +128,7 @@ def logits_in_chunks(
     """Read a prompt in chunks of the given sizes, the last one taking what is left."""
     ends = [*torch.tensor(sizes).cumsum(0).tolist(), ids.shape[1]]
     parts, first = [], 0
-    with torch.inference_mode():
+    with torch.no_grad():
         for end in ends:
             own = {} if mask is None else {"attention_mask": mask[:, :end]}
             if mask is not None:
@@ -180,37 +176,3 @@ def assert_logits_close(logits: Tensor, stock: Tensor, exact: Tensor) -> None:
     """
     rounding = torch.finfo(torch.float32).eps * float(exact.abs().max())
     assert error(logits, exact) <= 2 * (error(stock, exact) + rounding)
-
-
-class Watch(TorchDispatchMode):
-    """Watches every operation: the largest tensor made, and the scores attended to.
-
-    Args:
-        largest: elements of the largest storage.
-        scores: query-key pairs, over all heads, that fused attention was given.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-        self.scores = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                elements = tensor.untyped_storage().nbytes() // tensor.element_size()
-                self.largest = max(self.largest, elements)
-        if "scaled_dot_product" in str(func):
-            q, k = args[:2]
-            self.scores += q.shape[:3].numel() * k.shape[2]
-        return made
-
-
-@contextmanager
-def watched() -> Iterator[Watch]:
-    """Watch the operations of a `with` block, composite ones taken apart."""
-    with torch.no_grad(), Watch() as watch:
-        yield watch

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,8 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from sparsefill import AShape, BlockTopK, Dense, Pattern, SparseIndex, TriShape, VerticalSlash
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    Pattern,
+    SparseIndex,
+    TriShape,
+    VerticalSlash,
+    estimate,
+)
 from sparsefill.tile import TILE
+from tests.support.inputs import Qkv, random_qkv, with_garbage
+
+Recipe = Callable[[], SparseIndex]  # strategies draw it, and the test makes the index
 
 
 class Shape(NamedTuple):
@@ -26,6 +41,13 @@ class Shape(NamedTuple):
     query_lengths: Tensor
     key_lengths: Tensor
     seed: int
+
+    def qkv(self, dtype: torch.dtype = torch.float64) -> Qkv:
+        """Make random inputs whose padding is NaN."""
+        dense = random_qkv(
+            b=self.b, h=self.h, g=self.g, n=self.n, m=self.m, d=self.d, dtype=dtype, seed=self.seed
+        )
+        return with_garbage(dense, self.query_lengths, self.key_lengths)
 
 
 def sizes(largest: int) -> st.SearchStrategy[int]:
@@ -84,39 +106,48 @@ def patterns() -> st.SearchStrategy[Pattern]:
     )
 
 
-@st.composite
-def indices(draw: DrawFn, *, longest: int = 260) -> SparseIndex:
+def estimates() -> st.SearchStrategy[Recipe]:
+    """Draw what any pattern becomes on random inputs."""
+    return st.builds(partial, st.just(random_estimate), patterns(), shapes())
+
+
+def indices() -> st.SearchStrategy[Recipe]:
     """Draw an index of slash tiles, columns and further tiles wherever they may be."""
-    shape = draw(shapes(longest=longest))
-    return random_index(shape, shape.h, further=draw(st.booleans()))
+    return st.builds(partial, st.just(random_index), shapes(), further=st.booleans())
 
 
-def random_index(shape: Shape, x: int, *, further: bool = True) -> SparseIndex:
-    """Make an index of `x` heads; what lies past a count is garbage."""
+def random_estimate(pattern: Pattern, shape: Shape) -> SparseIndex:
+    """Estimate a pattern on random inputs."""
+    q, k, _ = shape.qkv()
+    return estimate(pattern, q, k, query_lengths=shape.query_lengths, key_lengths=shape.key_lengths)
+
+
+def random_index(shape: Shape, *, further: bool = True, x: int | None = None) -> SparseIndex:
+    """Make an index of `x` heads (all query heads when None); past a count lies garbage."""
     rng = random.Random(shape.seed)
+    x = shape.h if x is None else x
     slash: list[list[int]] = []
     columns: list[list[int]] = []
     tiles: list[int] = []
     row_ptr: list[int] = []
-    for s in range(shape.b):
+    for s, _ in itertools.product(range(shape.b), range(x)):
+        slash.append(_spaced(rng, rng.randrange(0, 100), shape.m + 80))
+        columns.append(sorted(rng.sample(range(shape.m), rng.randint(0, min(9, shape.m)))))
+        row_ptr.append(len(tiles))
         queries, keys = int(shape.query_lengths[s]), int(shape.key_lengths[s])
-        for _ in range(x):
-            own = _spaced(rng, rng.randrange(0, 100), shape.m + 80)
-            slash.append(own)
-            columns.append(sorted(rng.sample(range(shape.m), rng.randint(0, min(9, shape.m)))))
+        for first in range(0, shape.n, TILE):
+            end = first + TILE + keys - queries if first < queries else -TILE
+            taken = [end - TILE - offset for offset in slash[-1]]
+            starts = _spaced(rng, rng.randrange(1 - TILE, 40), end)
+            tiles += [t for t in starts if all(abs(t - other) >= TILE for other in taken)]
             row_ptr.append(len(tiles))
-            for i in range(-(-shape.n // TILE)):
-                if i * TILE < queries:
-                    end = TILE * (i + 1) + keys - queries
-                    starts = _spaced(rng, rng.randrange(1 - TILE, 40), end)
-                    tiles += [t for t in starts if all(abs(end - TILE - o - t) >= TILE for o in own)]
-                row_ptr.append(len(tiles))
 
     def pack(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
         width = int(counts.max()) + 1
         padded = [row + rng.choices(range(-70, 400), k=width - len(row)) for row in rows]
-        return counts.view(shape.b, x), torch.tensor(padded).int().view(shape.b, x, width)
+        entries = torch.tensor(padded, dtype=torch.int32)
+        return counts.view(shape.b, x), entries.view(shape.b, x, width)
 
     slash_counts, slash_tiles = pack(slash)
     column_counts, column_indices = pack(columns)

@@ -40,6 +40,9 @@ def dense_attention(
     rows = max(1, min(n, MAX_SCORES // (b * h * span)))
     if window is not None:
         rows = min(rows, max(64, window))  # more rows would only widen what a block reads
+    padding = torch.arange(m, device=k.device) >= key_lengths[:, None]
+    if bool(padding.any()):  # whatever it holds, it must not reach a product
+        k, v = (t.masked_fill(padding[:, None, :, None], 0) for t in (k, v))
     shift = (key_lengths - query_lengths).long()
     nearest, farthest = int(shift.min()), int(shift.max())
     out = torch.zeros_like(q)

@@ -49,7 +49,8 @@ def attend(
         keys = index.keys_of(sequence, head, row_block)
         if keys.shape[1] == 0:
             continue  # tiles that lie wholly below key 0
-        place = keys.clamp(max=m - 1) + ((sequence * g + head * g // x) * m)[:, None]
+        last = (index.key_lengths[sequence, None].long() - 1).clamp(min=0)  # never padding
+        place = torch.minimum(keys, last) + ((sequence * g + head * g // x) * m)[:, None]
         own_k, own_v = (
             t.index_select(0, place.flatten()).view(*place.shape, d).to(dtype)
             for t in (k_rows, v_rows)
