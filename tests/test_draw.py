@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from sparsefill import Dense, InputError, estimate
 from sparsefill.draw import COLOURS, SHADES, Panel, draw_figure, draw_text, toy_head
@@ -75,12 +77,21 @@ def test_figure(ending: str, count: int, weights: bool):
         assert abs(int.from_bytes(written[16:20], "big") - 4.2 * 150 * count) <= 1  # its width
 
 
-def test_a_long_figure_is_shrunk_and_a_line_survives():
-    mask = torch.zeros(1500, 1500, dtype=torch.bool)
-    draw_figure([Panel(title="", pattern="dense", mask=mask)], Path("without.png"))
+def colours(mask: torch.Tensor, name: str) -> Counter[tuple[float, ...]]:
+    """Draw a mask, and count the pixels of each colour."""
+    draw_figure([Panel(title="", pattern="a-shape", mask=mask)], Path(name))
+    return Counter(map(tuple, imread(name).reshape(-1, 4).tolist()))
+
+
+def test_a_line_survives_shrinking():
+    n = 1500
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    empty = colours(mask, "empty.png")
     mask[:, 700] = True
-    draw_figure([Panel(title="", pattern="dense", mask=mask)], Path("with.png"))
-    assert Path("with.png").read_bytes() != Path("without.png").read_bytes()
+    line = colours(mask, "line.png")
+    tint = (colours(~torch.zeros_like(mask), "full.png") - empty).most_common(1)[0][0]
+    assert empty[tint] == 0
+    assert line[tint] > 400  # pixels, as many as the picture has rows or nearly
 
 
 @pytest.mark.parametrize("name", ["heads.pdf", "heads", "heads.png.txt"])

@@ -93,10 +93,13 @@ def draw_figure(panels: Sequence[Panel], path: Path) -> None:
         axes.tick_params(labelsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part{path.suffix}")
-    with mpl.rc_context({"svg.hashsalt": "sparsefill"}):
-        stamp = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(scratch, dpi=150, metadata=stamp)
-    scratch.replace(path)
+    try:
+        with mpl.rc_context({"svg.hashsalt": "sparsefill"}):
+            stamp = {"Date": None} if path.suffix == ".svg" else {}
+            figure.savefig(scratch, dpi=150, metadata=stamp)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _shrink(cells: Float[Tensor, "n m"], limit: int = 512) -> Float[Tensor, "rows columns"]:

@@ -115,13 +115,13 @@ class Profile:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ProfileError(f"{source} is not valid JSON: {error}") from error
         expected = {"schema", "architecture", "provenance", "patterns", "layers"}
         if not isinstance(data, dict) or set(data) != expected:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise ProfileError(f"{source} must be an object with {sorted(expected)}, got {got}")
-        if data["schema"] != SCHEMA:
+        if type(data["schema"]) is not int or data["schema"] != SCHEMA:
             raise ProfileError(f"{source} has schema {data['schema']!r}, expected {SCHEMA}")
         try:
             patterns = [from_dict(item) for item in _list(data["patterns"], "patterns")]
@@ -129,6 +129,8 @@ class Profile:
                 tuple(patterns[_place(number, len(patterns))] for number in _list(row, "a layer"))
                 for row in _list(data["layers"], "layers")
             )
+            if not isinstance(data["provenance"], dict):
+                raise ProfileError(f"provenance must be an object, got {data['provenance']!r}")
             return cls(
                 architecture=Architecture(**data["architecture"]),
                 layers=layers,

@@ -167,6 +167,15 @@ def test_merging_treats_heads_apart():
     assert merged[0, 1, 0] == 5
 
 
+def test_the_largest_scores_are_listed_in_order_and_impossible_ones_never():
+    scores = torch.tensor([[3.0, 9.0, torch.inf, 5.0], [1.0, -torch.inf, -torch.inf, 2.0]])
+    assert tiles.largest(scores, torch.tensor([2, 4])).tolist() == [
+        [1, 2, NEVER, NEVER],
+        [0, 3, NEVER, NEVER],
+    ]
+    assert tiles.largest(scores, torch.tensor([0, 0])).tolist() == [[NEVER], [NEVER]]
+
+
 def merge(slashes: list[int]) -> list[int]:
     merged, counts = tiles.merge_slashes(torch.tensor([[[*slashes, NEVER]]]))
     return merged[0, 0, : counts.item()].tolist()

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from sparsefill.errors import SparsefillError
 
@@ -55,7 +54,7 @@ def info() -> None:
     from sparsefill.cli.info import show_info
 
     with clear_errors():
-        show_info(Console())
+        show_info(Console(markup=False))
 
 
 @app.command()
@@ -70,7 +69,7 @@ def draw(
     from sparsefill.cli.draw import draw_pattern
 
     with clear_errors():
-        draw_pattern(Console(), pattern, tokens=tokens, out=out)
+        draw_pattern(Console(markup=False), pattern, tokens=tokens, out=out)
 
 
 @app.command()
@@ -108,7 +107,7 @@ def prefill(
 
     with clear_errors():
         run_prefill(
-            Console(),
+            Console(markup=False),
             Request(
                 model=model,
                 prompt_file=prompt_file,

@@ -163,8 +163,11 @@ def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> P
 
 def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) -> Int[Tensor, "1 n"]:
     """Cut the prompt to the asked length, saying whatever the user should know."""
-    # a token is rarely longer than 16 characters: do not tokenize a library for one page
-    ids = loaded.tokenizer(text[: request.tokens * 16], return_tensors="pt").input_ids
+    characters = request.tokens * 16  # mostly enough: do not tokenize a library for one page
+    ids = loaded.tokenizer(text[:characters], return_tensors="pt").input_ids
+    while ids.shape[1] <= request.tokens and characters < len(text):
+        characters *= 4
+        ids = loaded.tokenizer(text[:characters], return_tensors="pt").input_ids
     ids = ids[:, : request.tokens]
     remarks = []
     if ids.shape[1] == 0:
@@ -180,7 +183,7 @@ def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) ->
     for remark in remarks:
         if request.strict:
             raise InputError(f"{remark}; pass fewer --tokens, or leave out --strict")
-        console.print(f"[yellow]warning:[/] {remark}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {remark}", style="yellow", highlight=False, soft_wrap=True)
     return ids
 
 

@@ -87,11 +87,13 @@ def line_sums(
         mass = (scores - lse[..., None]).exp_()
         width = mass.shape[-1]
         columns[..., first_key : first_key + width] = mass.sum(2)
-        by_offset = _sum_diagonals(mass)
-        smallest = position[:, :1] - first_key - (width - 1)
-        offset = smallest + torch.arange(by_offset.shape[-1], device=heads.device)
-        inside = offset.clamp(0, heads.m - 1)[:, None].expand_as(by_offset)
-        diagonals.scatter_add_(-1, inside, by_offset)  # offsets outside carry no mass
+        step = max(width, 64)  # more rows at once would be padded by as many places
+        for row in range(0, rows, step):
+            by_offset = _sum_diagonals(mass[:, :, row : row + step])
+            smallest = position[:, row : row + 1] - first_key - (width - 1)
+            offset = smallest + torch.arange(by_offset.shape[-1], device=heads.device)
+            inside = offset.clamp(0, heads.m - 1)[:, None].expand_as(by_offset)
+            diagonals.scatter_add_(-1, inside, by_offset)  # offsets outside carry no mass
     return columns, diagonals
 
 

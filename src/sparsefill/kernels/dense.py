@@ -34,6 +34,22 @@ def dense_attention(
         query_lengths: queries of each sequence; the others give zeros.
         key_lengths: keys of each sequence, the last query standing at the last key.
     """
+    if window is not None and len((key_lengths - query_lengths).unique()) > 1:
+        # Windows of sequences that stand apart have nothing in common: one at a time.
+        parts = [
+            dense_attention(
+                q[s : s + 1],
+                k[s : s + 1],
+                v[s : s + 1],
+                scale=scale,
+                softcap=softcap,
+                window=window,
+                query_lengths=query_lengths[s : s + 1],
+                key_lengths=key_lengths[s : s + 1],
+            )
+            for s in range(len(q))
+        ]
+        return torch.cat(parts)
     b, h, n, _ = q.shape
     g, m = k.shape[1], k.shape[2]
     span = m if window is None else min(m, window)

@@ -6,6 +6,7 @@ of transformers is patched.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,4 +121,6 @@ def sparse_prefill(
 def is_causal_attention(module: nn.Module) -> bool:
     """Tell whether a module is a decoder's self-attention layer."""
     has_place = hasattr(module, "layer_idx") and hasattr(module, "config")
-    return has_place and bool(getattr(module, "is_causal", False))
+    # some old models attend by themselves and would never call what is registered
+    redirects = hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
+    return has_place and redirects and bool(getattr(module, "is_causal", False))

@@ -128,10 +128,17 @@ def sparsefill_attention(
         if attention_mask is not None and not own_mask:
             attention_mask = attention_mask[:, None, None]
         out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, is_causal=causal
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            is_causal=causal and attention_mask is None,  # a 4-D mask says it all
         )
         return out, None
 
+    _refuse_chunked(module)
     n = query.shape[2]
     spans = None
     if attention_mask is not None:
@@ -233,4 +240,20 @@ def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:
             f"sparsefill does not support the attention keyword {', '.join(unknown)},"
             " which may change the result; load the model with attn_implementation='eager',"
             " or leave the keyword out"
+        )
+
+
+def _refuse_chunked(module: Any) -> None:
+    """Raise for a layer that sees only its own chunk of keys: no keyword tells."""
+    kinds = getattr(module.config, "layer_types", None)
+    if kinds is None:
+        chunked = getattr(module, "use_rope", False) and hasattr(
+            module.config, "attention_chunk_size"
+        )
+    else:
+        chunked = kinds[layer_of(module)] == "chunked_attention"
+    if chunked:
+        raise UnsupportedError(
+            "layers with chunked attention (Llama 4) are not supported;"
+            " load the model with attn_implementation='sdpa'"
         )

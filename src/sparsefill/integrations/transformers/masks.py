@@ -32,6 +32,8 @@ def padding_mask(
     how much is written. Older releases pass `cache_position`, newer ones `q_length` and
     `q_offset`; the rest of what they pass does not matter here.
     """
+    if others.get("allow_is_bidirectional_skip") is not None:  # encoder or cross-attention
+        return None if attention_mask is None else attention_mask.bool()
     if cache_position is not None:
         end = int(cache_position[-1]) + 1
     else:
