@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from sparsefill.errors import SparsefillError
 
@@ -42,9 +43,8 @@ def clear_errors() -> Iterator[None]:
         message = f"out of memory ({reason}); pass fewer --tokens or a smaller model"
     else:
         return
-    Console(stderr=True).print(
-        f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True
-    )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("error:", "bold red"), " ", message))
     raise typer.Exit(2)
 
 

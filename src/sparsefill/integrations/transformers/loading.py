@@ -107,7 +107,8 @@ def _load_weights(source: str, dtype: torch.dtype, **options: Any) -> Any:
     """Load a model in a dtype, under the keyword that this transformers release knows."""
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     keyword = "dtype" if release >= (4, 56) else "torch_dtype"
-    model, told = AutoModelForCausalLM.from_pretrained(
+    factory: Any = AutoModelForCausalLM
+    model, told = factory.from_pretrained(
         source, output_loading_info=True, **{keyword: dtype}, **options
     )
     if missing := sorted(told["missing_keys"]):
