@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
     """
     return {
         "versions": versions(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_features": cpu_features(),
         "threads": torch.get_num_threads(),

@@ -84,6 +84,8 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             model = _load_weights(source, dtype, use_safetensors=True, **where)
     except LOADING_ERRORS as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise  # the model is sound, the machine is too small
         reason = " ".join(str(error).split())[:600] or repr(error)
         raise InputError(
             f"cannot load model {name!r}: {reason} Pass a Hugging Face id that is reachable or"
