@@ -16,7 +16,7 @@ from sparsefill.profile import Architecture, Profile
 
 OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 
-MIN_LENGTH = 1024  # keys below which a layer stays dense: estimating would cost what it saves
+MIN_LENGTH = 1024  # keys below which a layer stays dense: a guess until break-even is measured
 
 
 @dataclass(frozen=True, kw_only=True)
