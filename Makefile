@@ -17,7 +17,7 @@ test: check
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/.torch: tools/install_torch.sh
 	$(PYTHON) -m venv $(VENV)
