@@ -5,10 +5,6 @@
 
 #include "library.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace sparsefill {
 namespace {
 
@@ -31,7 +27,8 @@ class Layer {
   }
 
   void run() {
-    ask_for_large_pages();
+    const int64_t elements = static_cast<int64_t>(layer_.b) * layer_.h * layer_.n * layer_.d;
+    prefer_large_pages(out_.data, static_cast<size_t>(elements * bytes_of(type_)));
     clear_padding();
     const int threads = work_ < 64 ? 1 : static_cast<int>(std::min<int64_t>(layer_.threads, items_));
     Counter counter(items_);
@@ -214,19 +211,6 @@ class Layer {
       if (t == count || *column < starts[t]) *to++ = *column;
     }
     return to;
-  }
-
-  // Outputs are new memory: faulting it in by small pages can cost more than a sparse layer.
-  void ask_for_large_pages() const {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t page = 2 << 20;
-    const auto first = reinterpret_cast<uintptr_t>(out_.data);
-    const int64_t bytes = static_cast<int64_t>(layer_.b) * layer_.h * layer_.n * layer_.d *
-                          bytes_of(type_);
-    const uintptr_t from = (first + page - 1) / page * page;
-    const uintptr_t to = (first + static_cast<uintptr_t>(bytes)) / page * page;
-    if (to > from) (void)madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-#endif
   }
 
   // Rows past a sequence's queries: zeros and -inf.

@@ -91,6 +91,7 @@ const Kernels table = {SPARSEFILL_TEXT(SPARSEFILL_ISA),
                        score_bytes,
                        top,
                        lines,
+                       multiply,
                        pool,
                        burn};
 

@@ -89,6 +89,10 @@ struct Kernels {
   void (*add_lines)(Type type, const char* weights, const float* factors, int queries,
                     float* columns, float* diagonals);
 
+  // Raw float scores of a probe's rows against a tile: scores[row * stride + key].
+  void (*multiply)(const Maths& maths, const Probe& probe, Tile tile, float* scores,
+                   int64_t stride, char* scratch);
+
   // Add `rows` rows of d elements to d floats.
   void (*add_rows)(Type type, const char* rows, int64_t row, int64_t count, int d, float* total);
 

@@ -9,6 +9,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -201,7 +204,20 @@ void check_index(const sparsefill_layer& layer, const sparsefill_index& index) {
 Bytes allocate(size_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, 64, bytes < 64 ? 64 : bytes)) throw std::bad_alloc();
+  prefer_large_pages(memory, bytes);
   return Bytes(static_cast<char*>(memory));
+}
+
+void prefer_large_pages(void* memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 2 << 20;
+  const auto first = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t from = (first + page - 1) / page * page, to = (first + bytes) / page * page;
+  if (to > from) (void)madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#else
+  (void)memory;
+  (void)bytes;
+#endif
 }
 
 }  // namespace sparsefill

@@ -47,6 +47,10 @@ struct Free {
 using Bytes = std::unique_ptr<char, Free>;
 Bytes allocate(size_t bytes);
 
+// Ask for large pages where memory is about to be written for the first time: faulting it in
+// by small ones can cost more than a sparse layer.
+void prefer_large_pages(void* memory, size_t bytes);
+
 // Run body(worker) on `threads` workers, the caller being one. The first exception is thrown.
 template <typename Body>
 void parallel(int threads, const Body& body) {

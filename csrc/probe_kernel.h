@@ -105,6 +105,16 @@ void score_top(const Maths& maths, const Probe& probe, Tile tile, float* top, ch
   });
 }
 
+inline void multiply(const Maths& maths, const Probe& probe, Tile tile, float* scores,
+                     int64_t stride, char* scratch) {
+  float* keys = reinterpret_cast<float*>(scratch);
+  pack_tile<Type::f32>(probe.k + tile.first * probe.k_row, probe.k_row, tile.count, maths.d,
+                       maths.scale < 0, keys);
+  visit_scores<Type::f32>(maths, probe, tile, keys, nullptr, [&](int row, int v, Vec s, int) {
+    store(scores + row * stride + v * W, s);
+  });
+}
+
 template <Type T>
 size_t score_scratch(int d) {
   return sizeof(float) * (static_cast<size_t>(units_of<T>(d)) * TILE + ROWS * (d + W));
@@ -128,9 +138,10 @@ inline void add_row(const char* weights, const float* factors, int row, Vec* col
 }
 
 template <Type T, int... A>
-inline void add_rows_of(const char* weights, const float* factors, int row, Vec* columns,
-                        Vec* diagonals, Lanes<A...>) {
-  (add_row<T, A>(weights, factors, row, columns, diagonals), ...);
+inline void add_rows_of(const char* weights, const float* factors, int row, int queries,
+                        Vec* columns, Vec* diagonals, Lanes<A...>) {
+  const auto exists = [&](int a) { return row + a < queries; };
+  ((exists(A) ? add_row<T, A>(weights, factors, row, columns, diagonals) : void()), ...);
 }
 
 // columns[j] and diagonals[j - row + TILE - 1] gain factors[row] * weights[row][j].
@@ -140,7 +151,7 @@ void add_lines(const char* weights, const float* factors, int queries, float* co
   Vec column[VECTORS] = {};
   for (int group = 0; group * W < queries; group++) {
     Vec diagonal[VECTORS + 1] = {};
-    add_rows_of<T>(weights, factors, group * W, column, diagonal, AllLanes{});
+    add_rows_of<T>(weights, factors, group * W, queries, column, diagonal, AllLanes{});
     float* to = diagonals + (VECTORS - 1 - group) * W;
     for (int v = 0; v <= VECTORS; v++) store(to + v * W, load(to + v * W) + diagonal[v]);
   }

@@ -106,6 +106,13 @@ SPARSEFILL_API int sparsefill_choose_blocks(const sparsefill_layer*,
                                             const sparsefill_tensor* k, int64_t capacity,
                                             int32_t* counts, int32_t* kept, char* message);
 
+/* The tiles of chosen blocks, row block by row block: row_ptr (b, x, row blocks + 1), and
+ * tile_starts, which holds as many as the last entry of row_ptr says; only counted when NULL. */
+SPARSEFILL_API int sparsefill_list_blocks(const sparsefill_layer*, int32_t x, int32_t block,
+                                          int64_t capacity, const int32_t* counts,
+                                          const int32_t* kept, int32_t* row_ptr,
+                                          int32_t* tile_starts, char* message);
+
 /* Floating-point operations per second of register-only multiply-adds (type 0 float32,
  * 1 bf16 dot products), on the given number of threads; 0 if the CPU lacks them. */
 SPARSEFILL_API double sparsefill_peak(int type, int threads, double seconds);

@@ -71,6 +71,30 @@ class Index(ctypes.Structure):
     ]
 
 
+class Lines(ctypes.Structure):
+    """What a vertical-slash estimate keeps of one query head."""
+
+    _fields_ = [
+        ("head", c_int32),
+        ("probe", c_int32),
+        ("verticals", c_int32),
+        ("slashes", c_int32),
+        ("sink", c_int32),
+        ("window", c_int32),
+    ]
+
+
+class Blocks(ctypes.Structure):
+    """What a block top-k estimate keeps of one query head."""
+
+    _fields_ = [
+        ("head", c_int32),
+        ("blocks", c_int32),
+        ("sink", c_int32),
+        ("window", c_int32),
+    ]
+
+
 def refusal(q: Float[Tensor, "b h n d"], isa: str | None = None) -> str | None:
     """Say why the compiled kernels cannot serve `q`, or None if they can."""
     if q.device.type != "cpu":
@@ -159,9 +183,19 @@ def call(name: str, *arguments: Any) -> None:
     if lib is None:
         raise UnsupportedError(f"the compiled kernels cannot run: {missing_reason()}")
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
-    passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
+    passed = [_passed(argument) for argument in arguments]
     status = getattr(lib, name)(*passed, message)
     if status == 2:
         raise MemoryError(f"{name}: {message.value.decode()}")
     if status:
         raise InputError(message.value.decode())
+
+
+def _passed(argument: Any) -> Any:
+    """Convert an argument: tensors and structures by address, numbers as 64-bit integers."""
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return c_void_p(argument.data_ptr())
+    if isinstance(argument, (ctypes.Structure, ctypes.Array)):
+        return ctypes.byref(argument)
+    return c_void_p(None) if argument is None else c_int64(argument)

@@ -105,7 +105,14 @@ def attend_in_stages(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     started = clock()
     index = estimate(
-        pattern, q, k, scale=scale, softcap=softcap, query_lengths=queries, key_lengths=keys
+        pattern,
+        q,
+        k,
+        scale=scale,
+        softcap=softcap,
+        query_lengths=queries,
+        key_lengths=keys,
+        backend=backend,
     )
     estimated = clock()
     attended = attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)

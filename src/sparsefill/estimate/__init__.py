@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparsefill.errors import ShapeError
+from sparsefill import abi
+from sparsefill.errors import ShapeError, UnsupportedError
 from sparsefill.estimate import a_shape, block_topk, dense, tri_shape, vertical_slash
 from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.merge import merge_heads
@@ -33,6 +34,7 @@ def estimate(
     softcap: float | None = None,
     query_lengths: Int[Tensor, " b"] | None = None,
     key_lengths: Int[Tensor, " b"] | None = None,
+    backend: str = "auto",
 ) -> SparseIndex:
     """Find which cells each query head keeps on this input.
 
@@ -43,6 +45,11 @@ def estimate(
         query_lengths: queries of each sequence, the rest is padding; all `n` when None.
         key_lengths: keys of each sequence; all `m` when None. The last query of a
             sequence stands at its last key.
+        backend: "auto" estimates by compiled kernels where they serve, else by torch
+            operations; "cpu" (or "cpu-<instruction set>") and "torch" ask for one.
+
+    Raises:
+        UnsupportedError: the compiled kernels were asked for and cannot serve.
 
     Example:
         >>> from sparsefill import AShape
@@ -57,6 +64,7 @@ def estimate(
             f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
             " pass one pattern for all heads or a sequence of h"
         )
+    by_kernels, isa = _implementation(backend, q)
     full = torch.ones(b, dtype=torch.int32, device=q.device)
     families: dict[object, list[int]] = {}
     for head, own in enumerate(patterns):  # heads that can be estimated together
@@ -71,7 +79,20 @@ def estimate(
             softcap=softcap,
             query_lengths=full * n if query_lengths is None else query_lengths.int(),
             key_lengths=full * k.shape[2] if key_lengths is None else key_lengths.int(),
+            compiled=by_kernels,
+            isa=isa,
         )
         own = [patterns[head] for head in members]
         parts.append((heads.members, estimate_heads(own[0], own, heads)))
     return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)
+
+
+def _implementation(backend: str, q: Float[Tensor, "b h n d"]) -> tuple[bool, str | None]:
+    """Resolve a backend to: compiled or not, and the instruction set asked for."""
+    name, _, isa = backend.partition("-")
+    if name not in ("auto", "cpu"):
+        return False, None
+    refusal = abi.refusal(q, isa or None)
+    if refusal is not None and name == "cpu":
+        raise UnsupportedError(f"{backend} backend {refusal}; pass backend='torch'")
+    return refusal is None, isa or None

@@ -25,6 +25,8 @@ class Heads:
         members: which query heads, ascending; `x` of them.
         scale: what scores are multiplied by.
         softcap: bound of the scores, or None.
+        compiled: estimate by compiled kernels, not by torch operations.
+        isa: instruction set of the compiled kernels; the best when None.
     """
 
     q: Float[Tensor, "b h n d"]
@@ -34,6 +36,8 @@ class Heads:
     softcap: float | None
     query_lengths: Int32[Tensor, " b"]
     key_lengths: Int32[Tensor, " b"]
+    compiled: bool = False
+    isa: str | None = None
 
     @property
     def b(self) -> int:

@@ -68,5 +68,5 @@ def attend(
         **{name: abi.pointer(tensor) for name, tensor in lists.items()},
     )
     views = (abi.view(t) for t in (q, k, v, out))
-    abi.call("sparsefill_attend", layer, sparse, *views, abi.c_void_p(lse.data_ptr()))
+    abi.call("sparsefill_attend", layer, sparse, *views, lse)
     return out, lse

@@ -1,0 +1,306 @@
+"""The command: `python -m benchmarks.run CASE`, and `show` and `plot` for what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from benchmarks.arguments import (
+    DTYPES,
+    parse_densities,
+    parse_lengths,
+    parse_names,
+    parse_shapes,
+)
+from benchmarks.cases import run_case
+from benchmarks.rows import Ledger, default_path, environment, read_rows
+from benchmarks.session import Session
+from benchmarks.table import rows_table
+from sparsefill.errors import InputError, SparsefillError
+
+app = typer.Typer(
+    help="Benchmarks of sparsefill; benchmarks/README.md says how they are made and read.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Lengths = Annotated[str, typer.Option(help="such as 16384, 64:8192 (doubling) or 8k,32k")]
+Shapes = Annotated[str, typer.Option(help="query heads x KV heads x head dimension, ...")]
+Dtypes = Annotated[str, typer.Option(help=", ".join(DTYPES))]
+Densities = Annotated[str, typer.Option(help="shares of the causal cells, such as 1,0.2,0.05")]
+Patterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pattern",
+        help="repeatable: vertical-slash or block-topk (both if left out; budget searched for each"
+        " density), or a pattern with its budget, such as vertical-slash:verticals=500,slashes=200",
+    ),
+]
+Backends = Annotated[str, typer.Option(help="such as auto, or torch,reference")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="JSON lines to append to; benchmarks/results/... if left out"),
+]
+Again = Annotated[bool, typer.Option("--again", help="measure rows that are there once more")]
+Repeats = Annotated[int, typer.Option(min=1, help="timed rounds")]
+MaxSeconds = Annotated[
+    float, typer.Option(min=0, help="of timed runs per function; fewer rounds, but one at least")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="torch's own choice if left out")]
+Seed = Annotated[int, typer.Option(min=0, help="of inputs, indices and samples")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options that all cases have."""
+
+    backends: str
+    out: Path | None
+    again: bool
+    repeats: int
+    max_seconds: float
+    threads: int | None
+    seed: int
+
+
+@app.command()
+def attend(
+    lengths: Lengths = "4096,16384",
+    shapes: Shapes = "9x3x64",
+    dtypes: Dtypes = "bf16",
+    densities: Densities = "1,0.2,0.05",
+    patterns: Annotated[
+        str, typer.Option(help="block, shared-block, vertical-slash, dense")
+    ] = "block",
+    flex: Annotated[bool, typer.Option("--flex", help="also time FlexAttention")] = False,
+    backends: Backends = "auto",
+    out: Out = None,
+    again: Again = False,
+    repeats: Repeats = 5,
+    max_seconds: MaxSeconds = 60.0,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Time kernels on random indices of known density."""
+    with plain_errors():
+        from benchmarks.cases.attend import Request
+        from benchmarks.indices import PATTERNS
+
+        request = Request(
+            lengths=parse_lengths(lengths),
+            shapes=parse_shapes(shapes),
+            dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+            densities=parse_densities(densities),
+            patterns=parse_names(patterns, "--patterns", tuple(PATTERNS)),
+            flex=flex,
+        )
+        settings = Settings(
+            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run("attend", request, settings)
+
+
+@app.command()
+def estimate(
+    lengths: Lengths = "4096,16384",
+    shapes: Shapes = "9x3x64",
+    dtypes: Dtypes = "bf16",
+    densities: Densities = "0.05",
+    pattern: Patterns = None,
+    backends: Backends = "auto",
+    out: Out = None,
+    again: Again = False,
+    repeats: Repeats = 5,
+    max_seconds: MaxSeconds = 60.0,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Time finding the cells, and attending to them, on inputs with planted lines."""
+    with plain_errors():
+        settings = Settings(
+            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run("estimate", _found(lengths, shapes, dtypes, densities, pattern), settings)
+
+
+@app.command("break_even")
+def break_even(
+    lengths: Lengths = "64:8192",
+    shapes: Shapes = "9x3x64",
+    dtypes: Dtypes = "bf16",
+    densities: Densities = "0.3,0.1",
+    pattern: Patterns = None,
+    backends: Backends = "auto",
+    out: Out = None,
+    again: Again = False,
+    repeats: Repeats = 21,
+    max_seconds: MaxSeconds = 20.0,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Find from which length on estimate and attend together beat dense attention."""
+    with plain_errors():
+        settings = Settings(
+            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run("break_even", _found(lengths, shapes, dtypes, densities, pattern), settings)
+
+
+@app.command()
+def prefill(
+    lengths: Lengths = "1024:8192",
+    model: Annotated[
+        str | None, typer.Option(help="id, folder or GGUF file; the embedded one if left out")
+    ] = None,
+    method: Annotated[str, typer.Option(help="minference, or one pattern")] = "minference",
+    dtype: Annotated[str, typer.Option(help=f"auto, {', '.join(DTYPES)}")] = "auto",
+    recall: Annotated[bool, typer.Option("--recall", help="measure recall as well")] = False,
+    dense_up_to: Annotated[
+        int | None, typer.Option(min=1, help="extrapolate dense beyond this length")
+    ] = None,
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="stay dense below this many keys")
+    ] = None,
+    backends: Backends = "auto",
+    out: Out = None,
+    again: Again = False,
+    repeats: Repeats = 5,
+    max_seconds: MaxSeconds = 300.0,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Time a model up to its first token, by prompt length, sparse and stock."""
+    with plain_errors():
+        try:
+            from benchmarks.cases.prefill import Request
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"prefill needs {error.name}, got none; run: pip install 'sparsefill[demo]'"
+            ) from None
+
+        [name] = parse_names(dtype, "--dtype", ("auto", *DTYPES))[:1]
+        own = {} if min_length is None else {"min_length": min_length}
+        request = Request(
+            lengths=parse_lengths(lengths),
+            model=model,
+            method=method,
+            dtype=None if name == "auto" else name,
+            recall=recall,
+            dense_up_to=dense_up_to,
+            **own,
+        )
+        settings = Settings(
+            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run("prefill", request, settings)
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="JSON lines that a run wrote")]) -> None:
+    """Print the rows of a file as a table."""
+    with plain_errors():
+        rows = list(read_rows(file))
+        Console(markup=False, width=200).print(rows_table(rows, str(file)))
+
+
+@app.command()
+def plot(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines that runs wrote")],
+    out: Annotated[Path, typer.Option(help="folder for the SVG files")] = Path("docs/figures"),
+) -> None:
+    """Draw speed-up by density and by length."""
+    with plain_errors():
+        from benchmarks.plot import draw_rows
+
+        rows = [row for file in files for row in read_rows(file)]
+        for path in draw_rows(rows, out):
+            Console(markup=False).print(f"wrote {path}", soft_wrap=True)
+
+
+def run(case: str, request: Any, settings: Settings) -> None:
+    """Run a case with a progress bar on stderr."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    found = environment()
+    ledger = Ledger(settings.out or default_path(found), again=settings.again)
+    before = len(ledger.rows)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(case, total=None)
+        session = Session(
+            ledger=ledger,
+            asked=tuple(name.strip() for name in settings.backends.split(",") if name.strip()),
+            repeats=settings.repeats,
+            max_seconds=settings.max_seconds,
+            seed=settings.seed,
+            tell=console.print,
+            plan=lambda work: progress.update(task, total=work),
+            advance=lambda work: progress.advance(task, work),
+            environment=found,
+        )
+        if not session.asked:
+            raise InputError("--backends must name a backend, got none; pass auto")
+        run_case(case, request, session)
+    written = ledger.rows[before:]
+    if written:
+        Console(markup=False, width=200).print(rows_table(written, str(ledger.path)))
+    console.print(f"{len(written)} new rows in {ledger.path}")
+
+
+def _found(
+    lengths: str, shapes: str, dtypes: str, densities: str, patterns: list[str] | None
+) -> Any:
+    from benchmarks.budget import SEARCHED
+    from benchmarks.cases.estimate import Request
+
+    return Request(
+        lengths=parse_lengths(lengths),
+        shapes=parse_shapes(shapes),
+        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        densities=parse_densities(densities),
+        patterns=tuple(dict.fromkeys(patterns or SEARCHED)),
+    )
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the user can mend into one line and exit code 2."""
+    try:
+        yield
+    except (SparsefillError, OSError) as error:
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        message = f"out of memory ({reason}); pass shorter --lengths"
+    else:
+        return
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("error:", "bold red"), " ", message))
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.run")

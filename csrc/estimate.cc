@@ -1,2 +1,0 @@
-// Estimates: which lines and blocks matter on this input.
-#include "library.h"
