@@ -192,7 +192,6 @@ def prefill(
             ) from None
 
         [name] = parse_names(dtype, "--dtype", ("auto", *DTYPES))[:1]
-        own = {} if min_length is None else {"min_length": min_length}
         request = Request(
             lengths=parse_lengths(lengths),
             model=model,
@@ -200,7 +199,7 @@ def prefill(
             dtype=None if name == "auto" else name,
             recall=recall,
             dense_up_to=dense_up_to,
-            **own,
+            min_length=min_length,
         )
         settings = Settings(
             backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,

@@ -1,4 +1,5 @@
-// Attention of a whole layer: row blocks of all heads, shared out among threads.
+// Attention of a whole layer: row blocks of all heads, shared out among threads. Counting the
+// cells of an index walks the same row blocks.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -33,6 +34,20 @@ class Layer {
     const int threads = work_ < 64 ? 1 : static_cast<int>(std::min<int64_t>(layer_.threads, items_));
     Counter counter(items_);
     parallel(threads, [&](int) { serve(counter); });
+  }
+
+  // Count the cells that each index head keeps.
+  void count(int64_t* cells) const {
+    Counter counter(static_cast<int64_t>(layer_.b) * index_.x);
+    parallel(work_ < 4096 ? 1 : layer_.threads, [&](int) {
+      Plan plan;
+      for (int64_t head; counter.take(head);) {
+        const auto s = static_cast<int32_t>(head / index_.x);
+        cells[head] = 0;
+        for (int64_t i = 0; i < blocks_of(layer_.query_lengths[s]); i++)
+          cells[head] += cells_of(head, s, i, plan);
+      }
+    });
   }
 
  private:
@@ -163,6 +178,25 @@ class Layer {
     block.column_count = static_cast<int64_t>(plan.columns.size());
   }
 
+  // Count the causal cells of one row block.
+  int64_t cells_of(int64_t head, int32_t s, int64_t i, Plan& plan) const {
+    const int64_t keys = layer_.key_lengths[s], queries = layer_.query_lengths[s];
+    const int64_t position = TILE * i + keys - queries;
+    const int64_t rows = std::min<int64_t>(TILE, queries - TILE * i);
+    list_keys(head, i, position, std::min(keys, position + rows), plan);
+    int64_t cells = 0;
+    const auto add = [&](int64_t key) { cells += rows - std::max<int64_t>(0, key - position); };
+    for (const Tile tile : plan.tiles) {
+      if (tile.first + tile.count <= position + 1) {
+        cells += rows * tile.count;
+      } else {
+        for (int32_t j = 0; j < tile.count; j++) add(tile.first + j);
+      }
+    }
+    for (const int32_t column : plan.columns) add(column);
+    return cells;
+  }
+
   // List the tiles and columns of a row block, keys below `limit` only.
   void list_keys(int64_t head, int64_t i, int64_t position, int64_t limit, Plan& plan) const {
     const int64_t end = position + TILE;
@@ -252,5 +286,15 @@ int sparsefill_attend(const sparsefill_layer* layer, const sparsefill_index* ind
     sparsefill::check_index(*layer, *index);
     const auto type = static_cast<sparsefill::Type>(layer->type);
     sparsefill::Layer(*layer, *index, {*q, type}, {*k, type}, {*v, type}, {*out, type}, lse).run();
+  });
+}
+
+int sparsefill_count_cells(const sparsefill_layer* layer, const sparsefill_index* index,
+                           int64_t* cells, char* message) {
+  return sparsefill::guarded(message, [&] {
+    sparsefill::check_layer(*layer);
+    sparsefill::check_index(*layer, *index);
+    const sparsefill::View none({nullptr, 0, 0, 0}, sparsefill::Type::f32);
+    sparsefill::Layer(*layer, *index, none, none, none, none, nullptr).count(cells);
   });
 }

@@ -192,9 +192,9 @@ void check_index(const sparsefill_layer& layer, const sparsefill_index& index) {
                         s, x, static_cast<long long>(index.tile_count),
                         static_cast<long long>(first), static_cast<long long>(end));
         const int32_t* starts = index.tile_starts + first;
-        check_list("tile starts", starts, end - first, end - first, TILE, 1 - TILE, layer.m - 1, s,
-                   x);
         const int64_t row_block_end = TILE * (i + 1) + layer.key_lengths[s] - layer.query_lengths[s];
+        const int64_t most = (row_block_end > layer.m ? row_block_end : layer.m) - 1;
+        check_list("tile starts", starts, end - first, end - first, TILE, 1 - TILE, most, s, x);
         check_apart(slashes, index.slash_counts[at], starts, end - first, row_block_end, s, x);
       }
     }

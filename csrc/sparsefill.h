@@ -82,6 +82,10 @@ SPARSEFILL_API int sparsefill_attend(const sparsefill_layer*, const sparsefill_i
                                      const sparsefill_tensor* v, const sparsefill_tensor* out,
                                      float* lse, char* message);
 
+/* How many causal cells an index keeps: cells (b, x). The index is checked first. */
+SPARSEFILL_API int sparsefill_count_cells(const sparsefill_layer*, const sparsefill_index*,
+                                          int64_t* cells, char* message);
+
 /* Vertical-slash: sums of the last queries' attention along columns and diagonals.
  * columns and diagonals have shape (b, x, m), x being the number of entries of `lines`. */
 SPARSEFILL_API int sparsefill_line_sums(const sparsefill_layer*, const sparsefill_lines* lines,

@@ -193,7 +193,7 @@ def test_the_real_default(embedded: Any):
 def test_dense_through_the_hook_is_the_stock_model(embedded: Any, novel: torch.Tensor):
     assert novel.shape == (1, TOKENS)
     stock = logits_of(embedded.model, novel, logits_to_keep=64)
-    with sparse_prefill(embedded.model, Dense()) as run:
+    with sparse_prefill(embedded.model, Dense(), backend="torch") as run:
         assert torch.equal(logits_of(embedded.model, novel, logits_to_keep=64), stock)
     assert len(run.calls) == 30
 

@@ -23,7 +23,7 @@ from sparsefill.environment import fast_bfloat16
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import Run, architecture_of, sparse_prefill
 from sparsefill.integrations.transformers.loading import Loaded, load_model
-from sparsefill.integrations.transformers.run import MIN_LENGTH, layer_of
+from sparsefill.integrations.transformers.run import layer_of
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import parse_pattern
 from sparsefill.profile import Profile, default_profile
@@ -41,7 +41,7 @@ class Request:
         dtype: of the weights; None for bf16 where the machine has it, else fp32.
         recall: also measure the attention mass kept, in an untimed reading.
         dense_up_to: longest length that dense is measured at; all when None.
-        min_length: keys below which a layer stays dense.
+        min_length: keys below which a layer stays dense; predicted for each head when None.
     """
 
     lengths: Sequence[int]
@@ -50,7 +50,7 @@ class Request:
     dtype: str | None = None
     recall: bool = False
     dense_up_to: int | None = None
-    min_length: int = MIN_LENGTH
+    min_length: int | None = None
 
 
 def run(request: Request, session: Session) -> None:
@@ -116,7 +116,7 @@ class OneLength:
         functions = {"sparse": self.read_sparse}
         dense = None
         if measured:
-            dense = self.record(Dense())
+            dense = self.record(Dense(), backend="torch")  # the stock kernel
             functions = {"sdpa": self.read_stock, **functions}
         timings = self.session.measure(functions, work=self.problem.n)
         if dense is not None:
@@ -162,15 +162,13 @@ class OneLength:
         return sparse_prefill(
             self.loaded.model,
             pattern,
-            backend=self.backend,
-            min_length=self.request.min_length,
-            **options,
+            **{"backend": self.backend, "min_length": self.request.min_length, **options},
         )
 
     def look(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
         """Compare the first, middle and last layer's attention with the oracle."""
         layer, layers = layer_of(module), len(self.profile.layers)
-        if layer in (0, layers // 2, layers - 1) and k.shape[2] >= self.request.min_length:
+        if layer in (0, layers // 2, layers - 1) and k.shape[2] >= (self.request.min_length or 0):
             index = estimate(self.profile[layer], q, k, scale=scale)
             out, lse = attend(q, k, v, index, scale=scale, backend=self.backend)
             name = f"{self.backend} on layer {layer}, {self.problem},"

@@ -166,6 +166,30 @@ def layer(
     )
 
 
+def index(
+    *,
+    slash_counts: Int32[Tensor, "b x"],
+    slash_tiles: Int32[Tensor, "b x s"],
+    column_counts: Int32[Tensor, "b x"],
+    column_indices: Int32[Tensor, "b x c"],
+    row_ptr: Int32[Tensor, "b x i_plus_1"] | None,
+    tile_starts: Int32[Tensor, " t"] | None,
+) -> Index:
+    """Describe the lists of a `SparseIndex`, which must be contiguous and outlive it."""
+    return Index(
+        x=slash_counts.shape[1],
+        slash_capacity=slash_tiles.shape[-1],
+        column_capacity=column_indices.shape[-1],
+        tile_count=0 if tile_starts is None else len(tile_starts),
+        slash_counts=pointer(slash_counts),
+        slash_tiles=pointer(slash_tiles),
+        column_counts=pointer(column_counts),
+        column_indices=pointer(column_indices),
+        row_ptr=pointer(row_ptr),
+        tile_starts=pointer(tile_starts),
+    )
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Return the address of a contiguous tensor."""
     assert tensor is None or tensor.is_contiguous()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sparsefill import abi, native
 from sparsefill.index import NEVER, SparseIndex
 from sparsefill.tile import TILE
 
@@ -30,14 +31,38 @@ def density(index: SparseIndex) -> Float[Tensor, "b x"]:
         >>> density(estimate(AShape(), torch.ones(1, 1, 9, 8), torch.ones(1, 1, 9, 8))).item()
         1.0
     """
-    kept = _slash_cells(index) + _column_cells(index)
-    if index.row_ptr is not None:
-        kept = kept + _further_cells(index)
+    kept = count_cells(index)
     start = (index.key_lengths - index.query_lengths).long()
     causal = _strip(
         torch.zeros_like(start), start + index.query_lengths, start, index.query_lengths
     )
     return kept / causal.clamp(min=1)[:, None]
+
+
+def count_cells(index: SparseIndex) -> Int64[Tensor, "b x"]:
+    """Count the cells that each head keeps, by compiled kernels where there are any."""
+    if index.device.type == "cpu" and native.library() is not None:
+        return _compiled_cells(index.contiguous())
+    kept = _slash_cells(index) + _column_cells(index)
+    return kept if index.row_ptr is None else kept + _further_cells(index)
+
+
+def _compiled_cells(index: SparseIndex) -> Int64[Tensor, "b x"]:
+    """Walk the row blocks as attention does: faster than the closed form on a CPU."""
+    layer = abi.Layer(
+        threads=torch.get_num_threads(),
+        b=index.b,
+        h=index.x,
+        g=index.x,
+        d=8,  # no head is read
+        n=index.n,
+        m=index.m,
+        query_lengths=abi.pointer(index.query_lengths),
+        key_lengths=abi.pointer(index.key_lengths),
+    )
+    cells = torch.empty(index.b, index.x, dtype=torch.int64)
+    abi.call("sparsefill_count_cells", layer, abi.index(**index.lists()), cells)
+    return cells
 
 
 def _strip(low: Tensor, high: Tensor, start: Tensor, rows: Tensor) -> Tensor:

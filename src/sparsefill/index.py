@@ -8,6 +8,7 @@ once per row block; DESIGN.md tells why.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Int32, Int64
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from sparsefill.tile import TILE
 
+SIZES = ("n", "m", "query_lengths", "key_lengths")
 NEVER = torch.iinfo(torch.int32).max  # sorts after every key and offset; no query reaches it
 
 
@@ -81,6 +83,19 @@ class SparseIndex:
         """Bytes that the index takes."""
         values = (getattr(self, field.name) for field in fields(self))
         return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
+
+    def lists(self) -> dict[str, Any]:
+        """Return the lists by name, without the lengths."""
+        names = (field.name for field in fields(self))
+        return {n: getattr(self, n) for n in names if n not in SIZES}
+
+    def contiguous(self) -> SparseIndex:
+        """Return this index with every tensor contiguous."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if all(v.is_contiguous() for v in values.values() if isinstance(v, Tensor)):
+            return self
+        made = {n: v.contiguous() if isinstance(v, Tensor) else v for n, v in values.items()}
+        return SparseIndex(**made)
 
     def sorted_slash_tiles(self) -> Int32[Tensor, "b x s"]:
         """Return the slash tiles with `NEVER` past each count, ready to be searched."""

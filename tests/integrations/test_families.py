@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsefill import AShape, BlockTopK, Dense, TriShape, VerticalSlash
+from sparsefill import AShape, BlockTopK, Dense, TriShape, VerticalSlash, native
 from sparsefill.integrations.transformers import register, sparse_prefill
+from sparsefill.integrations.transformers.hook import COMPILED_FROM
 from tests.support.models import (
     FAMILIES,
     FULL,
@@ -22,6 +23,9 @@ from tests.support.models import (
 )
 
 N = 200
+compiled_kernels = pytest.mark.skipif(
+    native.library() is None, reason="no compiled kernels in this installation"
+)
 EVERYTHING = {
     "a-shape": AShape(sink=0, window=N),
     "tri-shape": TriShape(sink=1, window=1, last=N),
@@ -39,7 +43,26 @@ def family(request: pytest.FixtureRequest) -> str:
 def test_dense_runs_the_stock_kernel(family: str):
     model, ids = tiny_model(family), prompt(N, rows=2)
     stock = logits_of(model, ids)
-    with sparse_prefill(model, Dense(), min_length=1) as run:
+    with sparse_prefill(model, Dense(), min_length=1, backend="torch") as run:
+        assert torch.equal(logits_of(model, ids), stock)
+    assert [call.path for call in run.calls] == ["stock", "stock"]
+
+
+@compiled_kernels
+@pytest.mark.parametrize("family", [*FULL, *LATE_ROPE])
+def test_dense_by_compiled_kernels_within_the_budget(family: str):
+    model, ids = tiny_model(family, "eager"), prompt(COMPILED_FROM, rows=2)
+    stock, exact = logits_of(model, ids), logits_of(exact_model(family), ids)
+    with sparse_prefill(model, Dense()) as run:
+        assert_logits_close(logits_of(model, ids), stock, exact)
+    assert [(call.path, call.backend) for call in run.calls] == [("dense", "cpu")] * 2
+
+
+@pytest.mark.parametrize("family", FULL)
+def test_short_prompt_runs_the_stock_kernel(family: str):
+    model, ids = tiny_model(family), prompt(COMPILED_FROM - 1)
+    stock = logits_of(model, ids)
+    with sparse_prefill(model) as run:
         assert torch.equal(logits_of(model, ids), stock)
     assert [call.path for call in run.calls] == ["stock", "stock"]
 
@@ -62,10 +85,11 @@ def test_prompt_that_fits_the_window_runs_the_stock_kernel(family: str):
 
 def test_loaded_as_sparsefill(family: str):
     register()
-    ids = prompt(N)
-    ours = logits_of(tiny_model(family, "sparsefill"), ids)
+    short, ids = prompt(COMPILED_FROM - 1), prompt(N)
     if family in FULL:
-        assert torch.equal(ours, logits_of(tiny_model(family), ids))
+        ours = logits_of(tiny_model(family, "sparsefill"), short)
+        assert torch.equal(ours, logits_of(tiny_model(family), short))
+    ours = logits_of(tiny_model(family, "sparsefill"), ids)
     stock, exact = (logits_of(m, ids) for m in (tiny_model(family, "eager"), exact_model(family)))
     assert_logits_close(ours, stock, exact)
 

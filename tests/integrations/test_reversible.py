@@ -76,7 +76,7 @@ def test_inner_block_hands_back_to_the_outer_one():
     stock = logits_of(model, ids)
     with sparse_prefill(model, NARROW, min_length=1) as outer:
         narrow = logits_of(model, ids)
-        with sparse_prefill(model, Dense(), min_length=1) as inner:
+        with sparse_prefill(model, Dense(), min_length=1, backend="torch") as inner:
             assert torch.equal(logits_of(model, ids), stock)
         assert torch.equal(logits_of(model, ids), narrow)
     assert [call.path for call in outer.calls] == ["sparse"] * 4

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsefill import AShape, Dense
+from sparsefill import AShape, Dense, native
 from sparsefill.integrations.transformers import LayerCall, sparse_prefill
-from sparsefill.integrations.transformers.run import MIN_LENGTH
+from sparsefill.integrations.transformers.hook import COMPILED_FROM
 from tests.support.models import logits_of, pad, prompt, tiny_model
 
 N = 200
 NARROW = AShape(sink=1, window=1)
+DENSE = "stock" if native.library() is None else "dense"  # of a prompt that is not very short
 
 
 def test_calls_tell_what_each_layer_did():
@@ -86,11 +87,12 @@ def test_dense_run_keeps_everything():
     ("n", "min_length", "paths"),
     [
         (N, N, ["sparse"] * 2),
-        (N, N + 1, ["stock"] * 2),
+        (N, N + 1, [DENSE] * 2),
         (64, 1, ["sparse"] * 2),
         (63, 1, []),  # less than a row block: not counted as a prefill
-        (MIN_LENGTH - 1, None, ["stock"] * 2),
-        (MIN_LENGTH, None, ["sparse"] * 2),
+        (COMPILED_FROM - 1, None, ["stock"] * 2),
+        (COMPILED_FROM, None, [DENSE] * 2),  # too short to pay
+        (2048, None, ["sparse"] * 2),
     ],
 )
 def test_short_prompts_stay_dense(n: int, min_length: int | None, paths: list[str]):

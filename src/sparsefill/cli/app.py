@@ -90,11 +90,12 @@ def prefill(
     out: Annotated[
         Path | None, typer.Option(help="folder for report.json and the pictures")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch or reference")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     min_length: Annotated[
-        int | None, typer.Option(min=1, help="stay dense below this many keys")
+        int | None,
+        typer.Option(min=1, help="stay dense below this many keys; default: where faster"),
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="tokens to generate after it")] = 24,
     strict: Annotated[bool, typer.Option("--strict", help="make warnings errors")] = False,

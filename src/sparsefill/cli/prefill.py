@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def run_prefill(console: Console, request: Request) -> None:
         loaded.model(ids[:, :WARM_UP], logits_to_keep=1)
     dense = None
     if request.compare == "dense":
-        dense = _read(console, loaded, ids, Dense(), request, "dense")
+        stock = replace(request, backend="torch")  # has no dense kernel: transformers' SDPA
+        dense = _read(console, loaded, ids, Dense(), stock, "dense")
     sparse = _read(console, loaded, ids, profile, request, "sparse")
     measured = _read(console, loaded, ids, profile, request, "recall", measure=True).run
     report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)

@@ -104,7 +104,9 @@ def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
     abi.call("sparsefill_list_blocks", *listed, tile_starts)
     none = torch.zeros(heads.b, x, dtype=torch.int32)
     return heads.index(
-        slash=(none[..., None], none), columns=(none[..., None], none), further=(row_ptr, tile_starts)
+        slash=(none[..., None], none),
+        columns=(none[..., None], none),
+        further=(row_ptr, tile_starts),
     )
 
 

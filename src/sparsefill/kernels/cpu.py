@@ -37,36 +37,16 @@ def attend(
     q, k, v = (abi.readable(t) for t in (q, k, v))
     out = torch.empty(b, n, h, d, dtype=q.dtype).transpose(1, 2)  # heads last, as models go on
     lse = torch.empty(b, h, n)
-    lists = {
-        name: tensor.contiguous()
-        for name in (
-            "query_lengths",
-            "key_lengths",
-            "slash_counts",
-            "slash_tiles",
-            "column_counts",
-            "column_indices",
-            "row_ptr",
-            "tile_starts",
-        )
-        if (tensor := getattr(index, name)) is not None
-    }
+    index = index.contiguous()
     layer = abi.layer(
         q,
         k,
         scale=scale,
         softcap=softcap,
-        query_lengths=lists.pop("query_lengths"),
-        key_lengths=lists.pop("key_lengths"),
+        query_lengths=index.query_lengths,
+        key_lengths=index.key_lengths,
         isa=isa,
     )
-    sparse = abi.Index(
-        x=index.x,
-        slash_capacity=index.slash_tiles.shape[-1],
-        column_capacity=index.column_indices.shape[-1],
-        tile_count=0 if index.tile_starts is None else len(index.tile_starts),
-        **{name: abi.pointer(tensor) for name, tensor in lists.items()},
-    )
     views = (abi.view(t) for t in (q, k, v, out))
-    abi.call("sparsefill_attend", layer, sparse, *views, lse)
+    abi.call("sparsefill_attend", layer, abi.index(**index.lists()), *views, lse)
     return out, lse

@@ -18,7 +18,6 @@ from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
 from sparsefill.integrations.transformers.masks import padding_mask
 from sparsefill.integrations.transformers.run import (
-    MIN_LENGTH,
     LayerCall,
     OnQKV,
     Run,
@@ -49,7 +48,7 @@ def sparse_prefill(
     pattern: Profile | Pattern | None = None,
     *,
     backend: BackendName = "auto",
-    min_length: int = MIN_LENGTH,
+    min_length: int | None = None,
     record: bool = True,
     measure_recall: bool = False,
     on_call: Callable[[LayerCall], None] | None = None,
@@ -64,7 +63,8 @@ def sparse_prefill(
         pattern: a profile, or one pattern for all heads; the default profile of the
             model's architecture when None.
         backend: which kernels attend.
-        min_length: keys below which a layer stays dense.
+        min_length: keys below which a layer stays dense; when None, each head stays dense
+            where sparse is not predicted to be faster.
         record: keep times and densities of every prefill call in the run.
         measure_recall: also measure the attention mass kept (slow).
         on_call: called after each attention call of a prefill.

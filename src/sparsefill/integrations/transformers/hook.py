@@ -1,9 +1,10 @@
 """The attention function that transformers calls, and the path that each call takes.
 
 encoder, cross-attention, 4-D mask        → stock: transformers' own kernel
-decode and plain dense prefill            → stock
+decode, short or plain dense prefill      → stock
 window, soft cap, padding, query chunk    → dense: blocks of queries, no n * m mask
-long causal prefill with a sparse pattern → sparse
+causal prefill with a sparse pattern      → sparse, where that is predicted to pay
+the same, where it is not                 → dense: our compiled kernels if they serve
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sparsefill.attention import attend_in_stages
+from sparsefill.cost import dense_where_cheaper
 from sparsefill.errors import UnsupportedError
+from sparsefill.estimate import estimate
 from sparsefill.integrations.transformers.masks import Spans, require_one_sequence
 from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of, layer_of
-from sparsefill.kernels import choose_backend
+from sparsefill.kernels import attend_unchecked, choose_backend
 from sparsefill.kernels.dense import dense_attention
-from sparsefill.metrics import dense_lse, density, recall
-from sparsefill.patterns import Dense
+from sparsefill.metrics import density, recall
+from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import default_profile
 from sparsefill.tile import TILE
+
+COMPILED_FROM = 192  # queries from which our compiled dense attention beats the stock kernel's
 
 HARMLESS = frozenset(  # keywords that layers pass along and that do not change the maths
     {
@@ -61,12 +66,24 @@ class Call:
     def path(self) -> str:
         """Choose how to serve this call."""
         n, m = self.q.shape[2], self.k.shape[2]
-        patterns = self.run.profile[layer_of(self.module)]
-        long_enough = n >= TILE and m >= self.run.min_length
-        if long_enough and self.window is None and any(p != Dense() for p in patterns):
+        if n >= TILE and self.window is None and any(p != Dense() for p in self.patterns()):
             return "sparse"
         plain = self.spans is None and self.window is None and self.softcap is None
-        return "stock" if plain and n in (1, m) else "dense"
+        return "stock" if plain and n in (1, m) and not self.compiled() else "dense"
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Return the layer's patterns for this call: dense where sparse would not pay."""
+        own = self.run.profile[layer_of(self.module)]
+        n, m = self.q.shape[2], self.k.shape[2]
+        if self.run.min_length is not None:
+            return own if m >= self.run.min_length else (Dense(),) * len(own)
+        return dense_where_cheaper(own, n, m, choose_backend(self.run.backend, self.q))
+
+    def compiled(self) -> bool:
+        """Tell whether our compiled kernels serve this layer when it is dense."""
+        if self.window is not None or self.q.shape[2] < COMPILED_FROM:
+            return False
+        return choose_backend(self.run.backend, self.q).startswith("cpu")
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v with each sequence's real entries in front."""
@@ -74,7 +91,7 @@ class Call:
             return self.q, self.k, self.v
         return self.spans.queries(self.q), self.spans.keys(self.k), self.spans.keys(self.v)
 
-    def lengths(self) -> dict[str, Tensor]:
+    def lengths(self) -> dict[str, Any]:
         """Return the number of real queries and keys of each sequence."""
         if self.spans is not None:
             return {
@@ -167,10 +184,16 @@ def sparsefill_attention(
     started = clock()
     out = _stock(call) if path == "stock" else _dense(call)
     if n >= TILE:
-        attention_s = clock() - started
-        layer = layer_of(module)
         call.run.note(
-            LayerCall(layer=layer, path=path, n=n, m=m, estimate_s=0.0, attention_s=attention_s)
+            LayerCall(
+                layer=layer_of(module),
+                path=path,
+                n=n,
+                m=m,
+                estimate_s=0.0,
+                attention_s=clock() - started,
+                backend=choose_backend(call.run.backend, query) if call.compiled() else None,
+            )
         )
     return out, None
 
@@ -181,11 +204,12 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
     q, k, v = call.tensors()
     maths = {"scale": call.scale, "softcap": call.softcap, **call.lengths()}
     stages = attend_in_stages(
-        q, k, v, run.profile[layer], backend=run.backend, clock=run.clock(q.device), **maths
+        q, k, v, call.patterns(), backend=run.backend, clock=run.clock(q.device), **maths
     )
     kept = None
     if run.measure_recall:
-        kept = recall(stages.attended.lse, dense_lse(q, k, **maths))
+        dense = attend_in_stages(q, k, v, Dense(), backend=run.backend, **maths)
+        kept = recall(stages.attended.lse, dense.attended.lse)
     run.note(
         LayerCall(
             layer=layer,
@@ -211,8 +235,14 @@ def _stock(call: Call) -> Float[Tensor, "b n h d"]:
 
 
 def _dense(call: Call) -> Float[Tensor, "b n h d"]:
-    """Attend densely in blocks of queries."""
+    """Attend densely: by our compiled kernels, or in blocks of queries."""
     q, k, v = call.tensors()
+    if call.compiled():
+        index = estimate(Dense(), q[:, : k.shape[1]], k, **call.lengths())  # one for each KV head
+        attended = attend_unchecked(
+            q, k, v, index, scale=call.scale, softcap=call.softcap, backend=call.run.backend
+        )
+        return call.back(attended.out)
     out = dense_attention(
         q, k, v, scale=call.scale, softcap=call.softcap, window=call.window, **call.lengths()
     )

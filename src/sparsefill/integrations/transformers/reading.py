@@ -51,7 +51,7 @@ def read_prompt(
 
     Args:
         pattern: a profile, one pattern for all heads, or None for the default profile.
-        min_length: keys below which a layer stays dense; the hook's own when None.
+        min_length: keys below which a layer stays dense; predicted for each head when None.
         positions: how many last positions to return logits of.
         new_tokens: how many tokens to decode.
 
@@ -60,7 +60,6 @@ def read_prompt(
     """
     if input_ids.shape[1] == 0:
         raise InputError("the prompt must have at least one token, got an empty prompt")
-    options: dict[str, Any] = {} if min_length is None else {"min_length": min_length}
     call: Any = model
     with (
         torch.inference_mode(),
@@ -70,7 +69,7 @@ def read_prompt(
             backend=backend,
             measure_recall=measure_recall,
             on_call=on_call,
-            **options,
+            min_length=min_length,
         ) as run,
     ):
         clock = run.clock(input_ids.device)

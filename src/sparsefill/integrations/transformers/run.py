@@ -16,8 +16,6 @@ from sparsefill.profile import Architecture, Profile
 
 OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 
-MIN_LENGTH = 1024  # keys below which a layer stays dense: a guess until break-even is measured
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCall:
@@ -25,12 +23,12 @@ class LayerCall:
 
     Args:
         layer: layer number.
-        path: `"sparse"`, `"dense"` (our blocks) or `"stock"` (transformers' own kernel).
+        path: `"sparse"`, `"dense"` (ours) or `"stock"` (transformers' own kernel).
         n: queries.
         m: keys.
         estimate_s: seconds spent finding cells.
         attention_s: seconds spent attending.
-        backend: which of our backends attended; None unless sparse.
+        backend: which of our backends attended, if one did.
         density: kept share of the causal cells by sequence and query head, shape (b, h).
         recall: kept attention mass of every query, shape (b, h, n); None unless measured.
     """
@@ -53,7 +51,8 @@ class Run:
     Args:
         profile: which pattern each head uses.
         backend: which kernels attend.
-        min_length: keys below which a layer stays dense.
+        min_length: keys below which a layer stays dense; when None, each head stays dense
+            where sparse is not predicted to be faster.
         record: keep a `LayerCall` for every prefill call (waits for the device to time it).
         measure_recall: also compute the dense log-sum-exp of every call (slow: half of
             dense attention), outside the recorded times.
@@ -63,7 +62,7 @@ class Run:
 
     profile: Profile
     backend: BackendName = "auto"
-    min_length: int = MIN_LENGTH
+    min_length: int | None = None
     record: bool = True
     measure_recall: bool = False
     on_call: Callable[[LayerCall], None] | None = None

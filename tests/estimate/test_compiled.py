@@ -1,0 +1,132 @@
+"""The compiled estimates: the same sums up to rounding, hence the same cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefill import BlockTopK, SparseIndex, UnsupportedError, VerticalSlash, abi, estimate
+from sparsefill.estimate import compiled, vertical_slash
+from sparsefill.estimate.heads import Heads
+from tests.support.inputs import random_qkv
+
+ISAS = [name for name, available in abi.instruction_sets().items() if available]
+pytestmark = pytest.mark.skipif(not ISAS, reason="no compiled kernels in this installation")
+
+# Weights are rounded once: to float32, or to bfloat16 (2^-9) after a 2^-13 exponential.
+RELATIVE = {torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 2**-8}
+
+LENGTHS = [(1, 1), (64, 64), (63, 65), (300, 300), (200, 333), (300, 100)]
+
+
+def heads_of(dtype: torch.dtype, *, n: int, m: int, d: int = 64, **settings: object) -> Heads:
+    """Three query heads over two KV heads, the second sequence shorter."""
+    q, k, _ = random_qkv(b=2, h=6, g=2, n=n, m=m, d=d, dtype=dtype)
+    fields = {
+        "q": q,
+        "k": k,
+        "members": torch.tensor([0, 1, 4]),
+        "scale": d**-0.5,
+        "softcap": None,
+        "query_lengths": torch.tensor([n, max(0, n - 3)], dtype=torch.int32),
+        "key_lengths": torch.tensor([m, max(0, m - 7)], dtype=torch.int32),
+        "compiled": True,
+    }
+    return Heads(**{**fields, **settings})  # type: ignore[arg-type]
+
+
+def assert_same_sums(heads: Heads, probe: int) -> None:
+    patterns = [VerticalSlash(verticals=1, slashes=1, probe=probe)] * heads.x
+    got = compiled.line_sums(patterns, heads)
+    expected = vertical_slash.line_sums(heads, torch.full((heads.x,), probe))
+    for own, exact in zip(got, expected, strict=True):
+        # near the smallest weight that exp2 yields, only the absolute error counts
+        torch.testing.assert_close(own, exact, rtol=RELATIVE[heads.q.dtype], atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", RELATIVE, ids=str)
+@pytest.mark.parametrize("probe", [1, 64, 100])
+def test_sums_of_every_instruction_set(isa: str, dtype: torch.dtype, probe: int):
+    for n, m in LENGTHS:
+        assert_same_sums(heads_of(dtype, n=n, m=m, isa=isa), probe)
+
+
+@pytest.mark.parametrize("d", [8, 32, 72, 80, 128, 256])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_sums_of_every_head_dim(d: int, softcap: float | None):
+    assert_same_sums(heads_of(torch.bfloat16, n=200, m=333, d=d, softcap=softcap), 64)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.125])
+def test_sums_of_odd_scales(scale: float):
+    assert_same_sums(heads_of(torch.float32, n=200, m=333, scale=scale), 64)
+
+
+def test_a_score_far_above_the_sampled_ones():
+    """References are sampled at both ends; a key between may score 2^200 times higher."""
+    heads = heads_of(torch.float32, n=1000, m=1000)
+    heads.k[:, :, 500] = heads.q[:, ::3, -1] * 40
+    assert_same_sums(heads, 64)
+
+
+def test_many_chunks_of_keys():
+    assert_same_sums(heads_of(torch.bfloat16, n=100, m=9000), 64)
+
+
+def test_weights_that_are_too_many_to_keep():
+    """Beyond 128 MiB of weights the second pass scores again."""
+    heads = heads_of(torch.float32, n=64, m=200_000, d=8)
+    assert_same_sums(heads, 64)
+
+
+@given(
+    n=st.integers(1, 300),
+    m=st.integers(1, 300),
+    verticals=st.integers(0, 320),
+    slashes=st.integers(1, 320),
+    sink=st.integers(0, 70),
+    window=st.integers(0, 70),
+)
+def test_lines_are_those_of_torch(
+    n: int, m: int, verticals: int, slashes: int, sink: int, window: int
+):
+    pattern = VerticalSlash(verticals=verticals, slashes=slashes, sink=sink, window=window)
+    assert_same_cells(pattern, n, m)
+
+
+@given(
+    n=st.integers(1, 300),
+    m=st.integers(1, 300),
+    blocks=st.integers(1, 6),
+    block=st.sampled_from([64, 128, 192]),
+    sink=st.integers(0, 150),
+    window=st.integers(1, 150),
+)
+def test_blocks_are_those_of_torch(n: int, m: int, blocks: int, block: int, sink: int, window: int):
+    assert_same_cells(BlockTopK(blocks=blocks, block=block, sink=sink, window=window), n, m)
+
+
+def assert_same_cells(pattern: VerticalSlash | BlockTopK, n: int, m: int) -> None:
+    """Compare masks; random float32 sums have no ties but between keys without any weight."""
+    q, k, _ = random_qkv(b=2, h=4, g=2, n=n, m=m, dtype=torch.float32)
+    lengths: dict[str, Any] = {
+        "query_lengths": torch.tensor([n, n - n // 3]),
+        "key_lengths": torch.tensor([m, m - m // 4]),
+    }
+
+    def index(backend: str) -> SparseIndex:
+        return estimate(pattern, q, k, backend=backend, **lengths)
+
+    assert torch.equal(index("cpu").to_mask(), index("torch").to_mask())
+
+
+def test_a_backend_that_cannot_serve_is_refused():
+    q = torch.randn(1, 1, 10, 64, dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="float64"):
+        estimate(VerticalSlash(), q, q, backend="cpu")
+    assert estimate(VerticalSlash(), q, q).n == 10
