@@ -283,7 +283,45 @@ inline void prepare_keys(Rows& rows, int d, float* buffer) {
   }
 }
 
-// Divide by the sums, transpose back to one row per query, and write.
+// One vector of queries: scale, transpose back to one row per query, and write.
+template <Type T>
+inline void write_queries(const float* from, Vec factor, int d, char* to, int64_t row_bytes,
+                          int queries) {
+  constexpr bool DOT = dots<T>();
+  constexpr int per_unit = DOT ? 2 : 1;        // elements that a 32-bit unit holds
+  constexpr int unit_bytes = DOT ? 4 : size_of<T>;  // of the output
+  const int units = d / per_unit;
+  for (int u = 0; u < units; u += W) {
+    Vec rows[W];
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++) {
+      const float* own = from + (u + r) * per_unit * TILE;
+      if (u + r >= units) {
+        rows[r] = Vec{};
+      } else if constexpr (DOT) {
+        rows[r] = pair_up(load(own) * factor, load(own + TILE) * factor);
+      } else {
+        rows[r] = load(own) * factor;
+      }
+    }
+    transpose(rows);
+    const int there = units - u < W ? units - u : W;
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++) {
+      if (r >= queries) continue;
+      char* place = to + r * row_bytes + static_cast<int64_t>(u) * unit_bytes;
+      char tail[4 * W];
+      char* written = there == W ? place : tail;
+      if constexpr (DOT)
+        store(written, rows[r]);
+      else
+        narrow<T>(written, rows[r]);
+      if (there < W) memcpy(place, tail, static_cast<size_t>(there) * unit_bytes);
+    }
+  }
+}
+
+// Divide by the sums and write the results of one head.
 template <Type T>
 inline void finish(const RowBlock& block, int number, const Exponent& exponent, int d,
                    const Head& head, bool empty) {
@@ -296,26 +334,8 @@ inline void finish(const RowBlock& block, int number, const Exponent& exponent, 
     const Vec natural = fma(exponent(load(head.top + v * W)), splat(LN_2), ln(sum));
     store(lse + v * W, none ? splat(-__builtin_inff()) : natural);
     const int queries = block.queries - v * W < W ? block.queries - v * W : W;
-    for (int c = 0; c < d; c += W) {
-      Vec rows[W];
-#pragma GCC unroll 16
-      for (int r = 0; r < W; r++)
-        rows[r] = empty || c + r >= d ? Vec{} : load(head.out + (c + r) * TILE + v * W) * inverse;
-      transpose(rows);
-      const bool whole = d - c >= W;
-#pragma GCC unroll 16
-      for (int r = 0; r < W; r++) {
-        if (r >= queries) continue;
-        char* to = out + (v * W + r) * block.out_row + static_cast<int64_t>(c) * size_of<T>;
-        if (whole) {
-          narrow<T>(to, rows[r]);
-        } else {
-          char tail[4 * W];
-          narrow<T>(tail, rows[r]);
-          memcpy(to, tail, static_cast<size_t>(d - c) * size_of<T>);
-        }
-      }
-    }
+    write_queries<T>(head.out + v * W, empty ? Vec{} : inverse, d, out + v * W * block.out_row,
+                     block.out_row, queries);
   }
   char* to = reinterpret_cast<char*>(block.lse) + number * block.lse_head;
   memcpy(to, lse, static_cast<size_t>(block.queries) * sizeof(float));

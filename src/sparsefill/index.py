@@ -94,7 +94,9 @@ class SparseIndex:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         if all(v.is_contiguous() for v in values.values() if isinstance(v, Tensor)):
             return self
-        made = {n: v.contiguous() if isinstance(v, Tensor) else v for n, v in values.items()}
+        made: dict[str, Any] = {
+            n: v.contiguous() if isinstance(v, Tensor) else v for n, v in values.items()
+        }
         return SparseIndex(**made)
 
     def sorted_slash_tiles(self) -> Int32[Tensor, "b x s"]:
