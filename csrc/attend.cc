@@ -103,7 +103,7 @@ class Layer {
     int64_t total = 0;
     for (int32_t s = 0; s < layer_.b; s++) total += blocks_of(layer_.query_lengths[s]) * layer_.g;
     const int32_t most =
-        total < 8 * layer_.threads ? 1 : kernels_.shared_heads(type_, layer_.d);
+        total < int64_t{8} * layer_.threads ? 1 : kernels_.shared_heads(type_, layer_.d);
     for (int32_t s = 0; s < layer_.b; s++) {
       const int64_t row_blocks = blocks_of(layer_.query_lengths[s]);
       for (int32_t h = 0; h < layer_.h;) {

@@ -13,6 +13,10 @@
 #include "products.h"
 #include "softmax.h"
 
+#if defined(__AMX_BF16__) || defined(SPARSEFILL_EMULATE_AMX)
+#define SPARSEFILL_AMX
+#endif
+
 namespace sparsefill {
 namespace SPARSEFILL_ISA {
 namespace {
@@ -148,19 +152,19 @@ inline Vec pair_up(Vec low, Vec high) {
 inline Vec pair_up(Vec low, Vec) { return low; }
 #endif
 
-// Turn the scores of one vector of queries into weights 2^(x - top); return their sum.
+// Turn the scores of one vector of queries into weights 2^(x - top); return their sum. Raw
+// scores are subtracted first: rounding x and top apart would err by more than 2^127 when
+// scores are about 10^10.
 template <bool DOT, bool MASKED, bool CAPPED>
 inline Vec weights_of(const Rows& rows, int seen, int vector, const Exponent& exponent, Vec top,
                       float* scores, float* weights) {
-  const Vec factor = splat(exponent.factor);
-  const Vec minus_top = -top;
   Vec total[2] = {Vec{}, Vec{}};
   for (int row = 0; row < seen; row += 2) {
     Vec p[2];
 #pragma GCC unroll 2
     for (int r = 0; r < 2; r++) {
       const Vec s = load(scores + (row + r) * TILE + vector * W);
-      const Vec x = CAPPED ? exponent(s) + minus_top : fma(s, factor, minus_top);
+      const Vec x = exponent.below<CAPPED>(s, top);
       p[r] = exp2<degree<DOT>()>(x);
       if constexpr (MASKED) p[r] = sees(rows.ahead[row + r], p[r], Vec{}, vector);
       total[r] += p[r];
@@ -188,12 +192,13 @@ inline bool soften(const Rows& rows, const int* seen, const Exponent& exponent, 
   for (int v = 0; v < VECTORS; v++) {
     const Vec before = load(head.top + v * W);
     const Vec raw = load(raised + v * W);
-    const Vec top = exponent(raw);
+    const Vec top = exponent.capped ? exponent(raw) : raw;
     Vec sum = load(head.sum + v * W);
     Vec alpha = splat(1.0f);
     if (any_greater(raw, before)) {
       moved = true;
-      alpha = exp2<5>(exponent(before) - top);
+      alpha = exp2<5>(exponent.capped ? exponent.below<true>(before, top)
+                                      : exponent.below<false>(before, top));
       store(head.top + v * W, raw);
       sum = sum * alpha;
     }
@@ -341,10 +346,19 @@ inline void finish(const RowBlock& block, int number, const Exponent& exponent, 
   memcpy(to, lse, static_cast<size_t>(block.queries) * sizeof(float));
 }
 
+// Head dimension that a head's queries and output have room for; zeros fill up the queries.
+template <Type T>
+inline int room_of(int d) {
+#if defined(SPARSEFILL_AMX)
+  if (dots<T>()) return (d + 31) / 32 * 32;  // whole blocks of tile registers
+#endif
+  return d;
+}
+
 // Floats that one head's state takes.
 template <Type T>
 inline size_t head_floats(int d) {
-  return static_cast<size_t>(units_of<T>(d) + d + 3) * TILE;
+  return static_cast<size_t>(units_of<T>(room_of<T>(d)) + room_of<T>(d) + 3) * TILE;
 }
 
 template <Type T>
@@ -395,8 +409,10 @@ void attend_block(const Maths& maths, const RowBlock& block, const RowBlock* nex
   float* buffer = take(static_cast<size_t>(TILE) * (d + W));
   Head heads[MAX_SHARED];
   for (int i = 0; i < block.heads; i++) {
-    heads[i].q = take(static_cast<size_t>(units_of<T>(d)) * TILE);
-    heads[i].out = take(static_cast<size_t>(d) * TILE);
+    const int filled = units_of<T>(d) * TILE, room = units_of<T>(room_of<T>(d)) * TILE;
+    heads[i].q = take(static_cast<size_t>(room));
+    heads[i].out = take(static_cast<size_t>(room_of<T>(d)) * TILE);
+    memset(heads[i].q + filled, 0, static_cast<size_t>(room - filled) * sizeof(float));
     heads[i].top = take(TILE);
     heads[i].sum = take(TILE);
     heads[i].alpha = take(TILE);
@@ -442,3 +458,7 @@ void attend_block(const Maths& maths, const RowBlock& block, const RowBlock* nex
 }  // namespace
 }  // namespace SPARSEFILL_ISA
 }  // namespace sparsefill
+
+#if defined(SPARSEFILL_AMX)
+#include "amx_kernel.h"  // attend_tile for bf16
+#endif

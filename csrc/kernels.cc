@@ -14,7 +14,12 @@ namespace {
 void attend(Type type, const Maths& maths, const RowBlock& block, const RowBlock* next,
             char* scratch) {
   if (type == Type::f32) attend_block<Type::f32>(maths, block, next, scratch);
-  if (type == Type::bf16) attend_block<Type::bf16>(maths, block, next, scratch);
+  if (type == Type::bf16) {
+#if defined(SPARSEFILL_AMX)
+    const TileRegisters registers;
+#endif
+    attend_block<Type::bf16>(maths, block, next, scratch);
+  }
   if (type == Type::f16) attend_block<Type::f16>(maths, block, next, scratch);
 }
 
@@ -79,8 +84,8 @@ double burn_registers(int64_t rounds) {
 }
 
 double burn(Type type, int64_t rounds) {
-  return type == Type::bf16 ? burn_registers<dots<Type::bf16>()>(rounds)
-                            : burn_registers<false>(rounds);
+  if (type != Type::bf16) return burn_registers<false>(rounds);
+  return dots<Type::bf16>() ? burn_registers<dots<Type::bf16>()>(rounds) : 0;
 }
 
 const Kernels table = {SPARSEFILL_TEXT(SPARSEFILL_ISA),

@@ -64,6 +64,7 @@ void parallel(int threads, const Body& body) {
     }
   };
   std::vector<std::thread> workers;
+  if (threads > 1) workers.reserve(static_cast<size_t>(threads));  // no throw once one runs
   for (int i = 1; i < threads; i++) {
     try {
       workers.emplace_back(work, i);

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, int32
 
 from sparsefill import abi
 from sparsefill._checks import check_finite, check_qkv
@@ -192,3 +192,29 @@ def check_index(q: Tensor, k: Tensor, index: SparseIndex) -> None:
         )
     if index.device != q.device:
         raise ShapeError(f"index must be on {q.device}, got {index.device}; estimate it there")
+    axes = {
+        "query_lengths": (b,),
+        "key_lengths": (b,),
+        "slash_counts": (b, index.x),
+        "slash_tiles": (b, index.x, -1),
+        "column_counts": (b, index.x),
+        "column_indices": (b, index.x, -1),
+        "row_ptr": (b, index.x, index.row_blocks + 1),
+        "tile_starts": (-1,),
+    }
+    for name, shape in axes.items():
+        tensor = getattr(index, name)
+        if tensor is not None and not _fits(tensor, shape):
+            raise ShapeError(
+                f"{name} of an index must be int32 of shape {shape} (-1: any),"
+                f" got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Tell whether a list of an index has the type and shape that kernels read."""
+    return (
+        tensor.dtype == int32
+        and tensor.ndim == len(shape)
+        and all(e in (-1, s) for s, e in zip(tensor.shape, shape, strict=True))
+    )
