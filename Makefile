@@ -24,9 +24,9 @@ check: $(VENV)/.dev
 
 # The kernels as shipped, then with sanitizers.
 sanitize: build/fuzz-plain build/fuzz-address,undefined build/fuzz-thread
-	build/fuzz-plain/csrc/tests/fuzz --attend --hostile --callers --cases 2000
+	build/fuzz-plain/csrc/tests/fuzz --attend --estimate --hostile --callers --cases 2000
 	build/fuzz-address,undefined/csrc/tests/fuzz --cases 20000
-	build/fuzz-thread/csrc/tests/fuzz --attend --callers --cases 200
+	build/fuzz-thread/csrc/tests/fuzz --attend --estimate --callers --cases 200
 
 build/fuzz-%: $(VENV)/.cmake always
 	$(IN_VENV) cmake -G Ninja -S . -B $@ -DSPARSEFILL_TESTS=ON \

@@ -1,6 +1,6 @@
 // Random calls of the C interface, compared with plain double-precision code.
 //
-//     fuzz [--attend] [--hostile] [--callers] [--cases N] [--from K] [--seed S]
+//     fuzz [--attend] [--estimate] [--hostile] [--callers] [--cases N] [--from K] [--seed S]
 //
 // Case K of a seed is always the same: --from K --cases 1 runs a failed one again.
 #include "fuzz.h"
@@ -71,6 +71,7 @@ namespace {
 
 const Part PARTS[] = {
     {"attend", true, fuzz_attend},
+    {"estimate", true, fuzz_estimate},
     {"hostile", true, fuzz_hostile},
     {"callers", false, fuzz_callers},  // for ThreadSanitizer
 };
@@ -113,7 +114,8 @@ int main(int count, char** arguments) {
                           : option == "--seed" ? &seed
                                                : nullptr;
     if (number_of == nullptr || i + 1 == count) {
-      std::fprintf(stderr, "usage: fuzz [--attend] [--hostile] [--callers] [--cases N] [--from K] [--seed S]\n");
+      std::fprintf(stderr, "usage: fuzz [--attend] [--estimate] [--hostile] [--callers]"
+                           " [--cases N] [--from K] [--seed S]\n");
       return 2;
     }
     *number_of = std::strtoull(arguments[++i], nullptr, 10);

@@ -187,6 +187,7 @@ struct Part {
 };
 
 void fuzz_attend(Rng& rng, std::string& about);
+void fuzz_estimate(Rng& rng, std::string& about);
 void fuzz_hostile(Rng& rng, std::string& about);
 void fuzz_callers(Rng& rng, std::string& about);
 
