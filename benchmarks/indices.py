@@ -112,6 +112,18 @@ def vertical_slash_index(problem: Problem, target: float, seed: int) -> SparseIn
     return build(columns, slashes)
 
 
+def slash_index(problem: Problem, tiles: int, seed: int) -> SparseIndex:
+    """Keep the nearest slash tile and scattered ones; no two heads of a group share any."""
+    n, h = problem.n, problem.shape.h
+    generator = torch.Generator().manual_seed(seed)
+    slots = -(-n // TILE) - 1  # beside the nearest one
+    order = torch.rand(h, slots, generator=generator).argsort(1)
+    slot = torch.nn.functional.pad(1 + order[:, : tiles - 1].sort(1).values, (1, 0))
+    slash = TILE * slot + torch.arange(h)[:, None] % TILE
+    none = torch.zeros(1, h, 1, dtype=torch.int32)
+    return _index(n, slash=slash[None], columns=none, counts=(slash.shape[1], 0))
+
+
 def most(grows: Callable[[int], float], low: int, high: int, limit: float) -> int:
     """Find the largest number whose value is within a limit, or `low` if none is.
 

@@ -209,6 +209,35 @@ def prefill(
 
 
 @app.command()
+def calibrate(
+    lengths: Lengths = "4096,16384",
+    shapes: Shapes = "9x3x64",
+    dtypes: Dtypes = "bf16,fp32",
+    backends: Backends = "cpu,torch",
+    out: Out = None,
+    again: Again = False,
+    repeats: Repeats = 5,
+    max_seconds: MaxSeconds = 20.0,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure the constants of the cost model, beside those in sparsefill/cost.py."""
+    with plain_errors():
+        from benchmarks.cases.calibrate import Request
+
+        request = Request(
+            lengths=parse_lengths(lengths),
+            shapes=parse_shapes(shapes),
+            dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        )
+        settings = Settings(
+            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run("calibrate", request, settings)
+
+
+@app.command()
 def show(file: Annotated[Path, typer.Argument(help="JSON lines that a run wrote")]) -> None:
     """Print the rows of a file as a table."""
     with plain_errors():

@@ -228,8 +228,8 @@ inline void weigh(const char* const* values, const int* seen, int d, bool first,
       for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 4
         for (int v = 0; v < GROUP; v++) {
-          sum[r][v] = first ? Vec{} : load(out + r * TILE + v * W);
-          if (moved) sum[r][v] = sum[r][v] * load(head.alpha + (group * GROUP + v) * W);
+          sum[r][v] = first || !DOT ? Vec{} : load(out + r * TILE + v * W);
+          if (DOT && moved) sum[r][v] = sum[r][v] * load(head.alpha + (group * GROUP + v) * W);
         }
       }
       const int64_t offset = static_cast<int64_t>(row) * 4;
@@ -242,7 +242,15 @@ inline void weigh(const char* const* values, const int* seen, int d, bool first,
 #pragma GCC unroll 4
       for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 4
-        for (int v = 0; v < GROUP; v++) store(out + r * TILE + v * W, sum[r][v]);
+        for (int v = 0; v < GROUP; v++) {
+          float* place = out + r * TILE + v * W;
+          // In float a tile is summed by itself first: one long sum would err four times more.
+          if (!DOT && !first) {
+            const Vec alpha = moved ? load(head.alpha + (group * GROUP + v) * W) : splat(1.0f);
+            sum[r][v] = fma(load(place), alpha, sum[r][v]);
+          }
+          store(place, sum[r][v]);
+        }
       }
     }
   }
@@ -329,17 +337,17 @@ inline void write_queries(const float* from, Vec factor, int d, char* to, int64_
 // Divide by the sums and write the results of one head.
 template <Type T>
 inline void finish(const RowBlock& block, int number, const Exponent& exponent, int d,
-                   const Head& head, bool empty) {
+                   const Head& head) {
   float lse[TILE];
   char* out = block.out + number * block.out_head;
   for (int v = 0; v < VECTORS; v++) {
-    const Vec sum = empty ? Vec{} : load(head.sum + v * W);
+    const Vec sum = load(head.sum + v * W);  // 0 where a query sees no key
     const auto none = sum <= Vec{};
     const Vec inverse = none ? Vec{} : splat(1.0f) / sum;
     const Vec natural = fma(exponent(load(head.top + v * W)), splat(LN_2), ln(sum));
     store(lse + v * W, none ? splat(-__builtin_inff()) : natural);
     const int queries = block.queries - v * W < W ? block.queries - v * W : W;
-    write_queries<T>(head.out + v * W, empty ? Vec{} : inverse, d, out + v * W * block.out_row,
+    write_queries<T>(head.out + v * W, inverse, d, out + v * W * block.out_row,
                      block.out_row, queries);
   }
   char* to = reinterpret_cast<char*>(block.lse) + number * block.lse_head;
@@ -452,7 +460,10 @@ void attend_block(const Maths& maths, const RowBlock& block, const RowBlock* nex
     rows = following;
     following = done;
   }
-  for (int i = 0; i < block.heads; i++) finish<T>(block, i, exponent, d, heads[i], first);
+  for (int i = 0; i < block.heads; i++) {
+    if (first) memset(heads[i].out, 0, static_cast<size_t>(d) * TILE * sizeof(float));
+    finish<T>(block, i, exponent, d, heads[i]);
+  }
 }
 
 }  // namespace

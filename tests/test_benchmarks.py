@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from benchmarks import arguments, kept, measure, peak, peers
 from benchmarks.arguments import Shape, parse_densities, parse_lengths, parse_shapes
 from benchmarks.budget import pattern_for, targets_of
-from benchmarks.cases import CASES, attend, break_even, estimate, prefill, run_case
+from benchmarks.cases import CASES, attend, break_even, calibrate, estimate, prefill, run_case
 from benchmarks.fit import fit_seconds, seconds_at
 from benchmarks.gate import GateError, check_result
 from benchmarks.indices import PATTERNS, dense_index
@@ -30,6 +30,7 @@ from benchmarks.table import rows_table
 from sparsefill import SparseIndex, VerticalSlash
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
+from sparsefill.cost import COSTS, Costs
 from sparsefill.density import density
 from sparsefill.errors import InputError, PatternError, SparsefillError, UnsupportedError
 from sparsefill.kernels import torch as portable
@@ -177,6 +178,41 @@ def test_prefill(session: Session, tiny: str):
         assert row.attend_s
     run_case("prefill", request, session)
     assert len(session.ledger.rows) == 7
+
+
+def test_calibrate(session: Session):
+    said: list[str] = []
+    session = replace(session, tell=said.append)
+    request = calibrate.Request(lengths=[128, 320], shapes=[SHAPE], dtypes=["fp32"])
+    run_case("calibrate", request, session)
+    run_case("calibrate", request, session)  # measured once
+    [row] = read_rows(session.ledger.path)
+    assert (row.case, row.backend, row.n, row.repeats) == ("calibrate", "torch", 320, 1)
+    assert row.dense_s is not None
+    assert row.parameters is not None
+    assert row.parameters["unit_s"] > 0
+    assert row.parameters["costs"].keys() == {field.name for field in fields(Costs)}
+    assert min(row.parameters["costs"].values()) >= 0
+    assert all(fit["residual"] >= 0 for fit in row.parameters["fits"].values())
+    assert all(any(line.split()[0] == name for line in said) for name in calibrate.CONSTANTS)
+    with pytest.raises(InputError, match="'reference'"):
+        run_case("calibrate", request, replace(session, asked=("reference",)))
+
+
+def test_constants_that_made_the_times_are_found():
+    shape, costs = Shape(2, 1, 16), COSTS["cpu"]
+    unit = 1e-6
+    longest = Problem(1024, shape, "fp32")
+    samples = dict(calibrate._samples([512, 1024], longest, "torch", 0))
+    known = {**asdict(costs), "unit": 1.0}
+    timings = {}
+    for name, sample in samples.items():
+        charged = (known[constant] for constant in calibrate.FITS[sample.fit])
+        took = unit * sum(x * y for x, y in zip(charged, sample.work, strict=True))
+        timings[name] = measure.Timing((took,))
+    solved = calibrate.solve(samples, timings)
+    assert solved["unit_s"] == pytest.approx(unit)
+    assert solved["costs"] == pytest.approx(asdict(costs))
 
 
 def test_a_run_is_resumed(session: Session):

@@ -12,6 +12,7 @@ CASES = {  # name: module, imported when it runs; each has a function `run`
     "estimate": "benchmarks.cases.estimate",
     "break_even": "benchmarks.cases.break_even",
     "prefill": "benchmarks.cases.prefill",
+    "calibrate": "benchmarks.cases.calibrate",
 }
 
 

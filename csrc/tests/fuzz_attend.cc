@@ -88,8 +88,9 @@ Lists random_lists(Rng& rng, const Case& c, int64_t s, bool further) {
   for (int64_t i = 0; further && i * TILE < n; i++) {
     lists.tiles.emplace_back();
     if (rng.chance(0.2)) continue;
-    for (const int32_t start : spaced(rng, rng.range(1 - TILE, 40), rng.chance(0.8) ? m - 1 : m + 200, kept)) {
-      const int64_t end = row_block_end(c, s, i);
+    const int64_t end = row_block_end(c, s, i);
+    const int64_t most = std::max(end, m) - 1;
+    for (const int32_t start : spaced(rng, rng.range(1 - TILE, 40), rng.chance(0.8) ? m - 1 : most, kept)) {
       const bool apart = std::all_of(lists.slashes.begin(), lists.slashes.end(), [&](int64_t offset) {
         return std::llabs(end - TILE - offset - start) >= TILE;
       });
@@ -421,7 +422,8 @@ bool index_valid(const Case& c) {
       const int32_t* ptr = index.row_ptr + at * (blocks + 1) + i;
       if (ptr[0] < 0 || ptr[1] < ptr[0] || ptr[1] > index.tile_count) return false;
       const int32_t* starts = index.tile_starts + ptr[0];
-      if (!ascends(starts, ptr[1] - ptr[0], TILE, 1 - TILE, INT32_MAX - TILE)) return false;
+      const int64_t most = std::max(row_block_end(c, at / index.x, i), layer.m) - 1;
+      if (!ascends(starts, ptr[1] - ptr[0], TILE, 1 - TILE, most)) return false;
       for (int64_t t = 0; t < ptr[1] - ptr[0]; t++)
         for (int64_t o = 0; o < slash_count; o++)
           if (std::llabs(row_block_end(c, at / index.x, i) - TILE - slashes[o] - starts[t]) < TILE)
