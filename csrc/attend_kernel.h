@@ -83,11 +83,25 @@ inline Vec sees(int32_t ahead, Vec yes, Vec no, int vector) {
   return query >= splat_int(ahead) ? yes : no;
 }
 
+constexpr int HALF = 128;  // units that one chain of sums takes: a longer one would err too much
+
 template <bool DOT, bool MASKED, int FIRST>
 inline void score_group(const Rows& rows, int row, const float* q, int units, int group,
                         float* scores, Vec* top) {
   Accumulators sum = {};
-  multiply_rows<DOT, FIRST>(rows.k + row, q + group * GROUP * W, units, sum);
+  const float* packed = q + group * GROUP * W;
+  multiply_rows<DOT, FIRST>(rows.k + row, packed, units < HALF ? units : HALF, sum);
+  if (units > HALF) {
+    const char* far[ROWS];
+    for (int r = 0; r < ROWS; r++) far[r] = rows.k[row + r] + HALF * 4;
+    Accumulators rest = {};
+    multiply_rows<DOT, FIRST>(far, packed + HALF * TILE, units - HALF, rest);
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 4
+      for (int v = FIRST; v < GROUP; v++) sum[r][v] += rest[r][v];
+    }
+  }
 #pragma GCC unroll 4
   for (int r = 0; r < ROWS; r++) {
 #pragma GCC unroll 4

@@ -24,13 +24,6 @@ struct Tile {
   int32_t count;
 };
 
-// Where a tensor of shape (b, heads, length, d) lies; strides in bytes, d contiguous.
-struct Strides {
-  int64_t sequence;
-  int64_t head;
-  int64_t row;
-};
-
 // The maths of one attention call.
 struct Maths {
   int d;          // a multiple of 8, at most MAX_HEAD_DIM

@@ -11,9 +11,9 @@
 namespace sparsefill {
 namespace {
 
-constexpr int64_t CHUNK = 32;                      // tiles that one work item covers
+constexpr int64_t SPAN = 32;                      // tiles that one work item covers
 constexpr size_t KEPT_BYTES = size_t{128} << 20;   // of weights, at most
-constexpr int64_t REACH = CHUNK * TILE + 2 * TILE;  // diagonals that a chunk meets, rounded up
+constexpr int64_t REACH = SPAN * TILE + 2 * TILE;  // diagonals that a span meets, rounded up
 
 // The probe queries of one sequence's heads that share a KV head.
 class Probing {
@@ -41,8 +41,8 @@ class Probing {
   void run() {
     if (probes_.empty() || keys_ == 0) return;
     tiles_ = blocks_of(keys_);
-    chunks_ = (tiles_ + CHUNK - 1) / CHUNK;
-    threads_ = tiles_ * count() < 16 ? 1 : static_cast<int>(std::min<int64_t>(layer_.threads, chunks_));
+    spans_ = (tiles_ + SPAN - 1) / SPAN;
+    threads_ = tiles_ * count() < 16 ? 1 : static_cast<int>(std::min<int64_t>(layer_.threads, spans_));
     references_.assign(probes_.size() * TILE, 0);
     for (int64_t i = 0; i < count(); i++) refer(i, {0, tiles_ - 2, tiles_ - 1});
     const size_t kept = weight_bytes(tiles_);
@@ -79,12 +79,12 @@ class Probing {
   // First pass: factors_ = 1 / sums. False if a sum overflowed.
   bool add_up() {
     std::vector<float> sums(static_cast<size_t>(threads_) * probes_.size() * TILE * MAX_LANES);
-    Counter counter(chunks_);
+    Counter counter(spans_);
     parallel(threads_, [&](int worker) {
       const Bytes scratch = allocate(kernels_.score_scratch(type_, maths_.d));
       float* own = sums.data() + static_cast<size_t>(worker) * probes_.size() * TILE * MAX_LANES;
-      for (int64_t chunk; counter.take(chunk);) {
-        for (int64_t t = chunk * CHUNK; t < std::min(tiles_, (chunk + 1) * CHUNK); t++)
+      for (int64_t span; counter.take(span);) {
+        for (int64_t t = span * SPAN; t < std::min(tiles_, (span + 1) * SPAN); t++)
           score(t, own, weights_ ? weights_.get() + weight_bytes(t) : nullptr, scratch.get());
       }
     });
@@ -108,36 +108,36 @@ class Probing {
   // Second pass: weights times factors, along columns and along diagonals.
   void distribute() {
     const size_t each = static_cast<size_t>(REACH);
-    std::vector<float> partial(static_cast<size_t>(chunks_) * probes_.size() * each);
+    std::vector<float> partial(static_cast<size_t>(spans_) * probes_.size() * each);
     std::vector<float> sums(static_cast<size_t>(threads_) * probes_.size() * TILE * MAX_LANES);
-    Counter counter(chunks_);
+    Counter counter(spans_);
     parallel(threads_, [&](int worker) {
       const Bytes scratch = allocate(kernels_.score_scratch(type_, maths_.d));
       const Bytes again = allocate(weights_ ? 0 : weight_bytes(1));
       std::vector<float> column(TILE);
       float* own = sums.data() + static_cast<size_t>(worker) * probes_.size() * TILE * MAX_LANES;
-      for (int64_t chunk; counter.take(chunk);) {
-        for (int64_t t = chunk * CHUNK; t < std::min(tiles_, (chunk + 1) * CHUNK); t++) {
+      for (int64_t span; counter.take(span);) {
+        for (int64_t t = span * SPAN; t < std::min(tiles_, (span + 1) * SPAN); t++) {
           const char* weights = weights_ ? weights_.get() + weight_bytes(t) : again.get();
           if (!weights_) score(t, own, again.get(), scratch.get());
           for (int64_t i = 0; i < count(); i++) {
             std::fill(column.begin(), column.end(), 0.0f);
-            const size_t place = static_cast<size_t>(chunk * count() + i) * each;
+            const size_t place = static_cast<size_t>(span * count() + i) * each;
             kernels_.add_lines(type_, weights + weight_bytes(1) / probes_.size() * static_cast<size_t>(i),
                                factors_.data() + i * TILE, probes_[static_cast<size_t>(i)].queries,
-                               column.data(), partial.data() + place + (t - chunk * CHUNK) * TILE);
+                               column.data(), partial.data() + place + (t - span * SPAN) * TILE);
             float* to = columns_ + outputs_[static_cast<size_t>(i)] * layer_.m + t * TILE;
             for (int j = 0; j < tile(t).count; j++) to[j] += column[static_cast<size_t>(j)];
           }
         }
       }
     });
-    for (int64_t chunk = 0; chunk < chunks_; chunk++) {
+    for (int64_t span = 0; span < spans_; span++) {
       for (int64_t i = 0; i < count(); i++) {
-        const float* from = partial.data() + static_cast<size_t>(chunk * count() + i) * each;
+        const float* from = partial.data() + static_cast<size_t>(span * count() + i) * each;
         float* to = diagonals_ + outputs_[static_cast<size_t>(i)] * layer_.m;
-        // place u of a chunk holds offset `farthest - u`; offsets outside carry nothing
-        const int64_t farthest = probes_[static_cast<size_t>(i)].position + TILE - 1 - chunk * CHUNK * TILE;
+        // place u of a span holds offset `farthest - u`; offsets outside carry nothing
+        const int64_t farthest = probes_[static_cast<size_t>(i)].position + TILE - 1 - span * SPAN * TILE;
         const int64_t begin = std::max<int64_t>(0, farthest - (keys_ - 1));
         for (int64_t u = begin; u <= std::min(farthest, REACH - 1); u++) to[farthest - u] += from[u];
       }
@@ -151,7 +151,7 @@ class Probing {
   const int64_t keys_;
   float* const columns_;
   float* const diagonals_;
-  int64_t tiles_ = 0, chunks_ = 0;
+  int64_t tiles_ = 0, spans_ = 0;
   int threads_ = 1;
   std::vector<Probe> probes_;
   std::vector<int64_t> outputs_;  // row of columns and diagonals that each probe adds to

@@ -84,7 +84,9 @@ void score_tile(const Maths& maths, const Probe* probes, int count, Tile tile,
     char* kept = weights + static_cast<int64_t>(i) * TILE * TILE * size_of<stored<T>()>;
     const bool whole = keys_seen(probes[i], tile, 0) == TILE;
     visit_scores<T>(maths, probes[i], tile, keys, widened, [&](int row, int v, Vec s, int seen) {
-      Vec p = exp2<degree<dots<T>()>()>(exponent(s) - splat(minus[row]));
+      // At most 2^127: beyond that exp2 wraps, and the caller could not see the overflow.
+      const Vec x = -max(splat(minus[row]) - exponent(s), splat(-127.0f));
+      Vec p = exp2<degree<dots<T>()>()>(x);
       if (!whole) p = only_seen(p, Vec{}, v, seen);
       store(own + row * MAX_LANES, load(own + row * MAX_LANES) + p);
       if (weights != nullptr) keep<T>(kept + (row * TILE + v * W) * size_of<stored<T>()>, p);

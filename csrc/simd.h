@@ -79,12 +79,6 @@ inline bool any_greater(Vec a, Vec b) {
 #endif
 }
 
-inline float sum(Vec x) {
-  float total = 0;
-  for (int i = 0; i < W; i++) total += x[i];
-  return total;
-}
-
 inline float largest(Vec x) {
   float top = x[0];
   for (int i = 1; i < W; i++) top = x[i] > top ? x[i] : top;

@@ -160,7 +160,7 @@ def test_a_backend_that_cannot_serve_never_falls_back(monkeypatch: pytest.Monkey
     for name in kernels.AUTO_ORDER:
         limited = replace(kernels.BACKENDS[name], refusal=lambda q: f"needs 64, got {q.shape[-1]}")
         monkeypatch.setitem(kernels.BACKENDS, name, limited)
-    parts = ("torch backend needs 64, got 32", "pass backend='reference' or pad")
+    parts = ("torch backend needs 64, got 32", "pass backend='torch', or change")
     for name in ("torch", "auto"):
         refuse(lambda own=name: attend(*GOOD, INDEX, backend=own), UnsupportedError, parts)
     assert attend(*GOOD, INDEX, backend="reference").out.isfinite().all()

@@ -6,6 +6,8 @@ then trust its inputs.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Int32
 from torch import Tensor
@@ -73,6 +75,16 @@ def check_lengths(
             " pass the number of real entries of each sequence"
         )
     return lengths.to(device=device, dtype=torch.int32)
+
+
+def check_maths(scale: float, softcap: float | None) -> None:
+    """Raise unless scores can be scaled and bounded with these."""
+    if not math.isfinite(scale):
+        raise InputError(f"scale must be finite, got {scale}; pass None for d ** -0.5")
+    if softcap is not None and not (math.isfinite(softcap) and softcap > 0):
+        raise InputError(
+            f"softcap must be finite and above 0, got {softcap}; pass None for no bound"
+        )
 
 
 def check_finite(name: str, tensor: Tensor, lengths: Int32[Tensor, " b"]) -> None:

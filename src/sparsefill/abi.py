@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.native import library, missing_reason
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+ISAS = ("amx", "avx512bf16", "avx512", "avx2", "baseline")  # that csrc/ can be compiled for
 HEAD_DIMS = range(8, 257, 8)
 MESSAGE_BYTES = 256
 
@@ -133,7 +134,8 @@ def view(tensor: Float[Tensor, "b heads length d"]) -> TensorView:
 
 
 def readable(tensor: Float[Tensor, "b heads length d"]) -> Float[Tensor, "b heads length d"]:
-    """Return the tensor itself, or a copy if its last axis is not contiguous."""
+    """Return the tensor itself, or a copy if memory does not hold it as it reads."""
+    tensor = tensor.resolve_neg()
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -147,7 +149,12 @@ def layer(
     key_lengths: Int32[Tensor, " b"],
     isa: str | None = None,
 ) -> Layer:
-    """Describe a layer; the lengths must be contiguous and outlive it."""
+    """Describe a layer; the lengths must be contiguous and outlive it.
+
+    Raises:
+        ShapeError: the tensors do not fit each other.
+    """
+    _check_layer(q, k, query_lengths, key_lengths)
     b, h, n, d = q.shape
     return Layer(
         isa=None if isa is None else isa.encode(),
@@ -164,6 +171,26 @@ def layer(
         query_lengths=pointer(query_lengths),
         key_lengths=pointer(key_lengths),
     )
+
+
+def _check_layer(q: Tensor, k: Tensor, query_lengths: Tensor, key_lengths: Tensor) -> None:
+    """Raise unless memory can be read as the description of a layer says."""
+    if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ShapeError(
+            f"q and k must have shapes (b, h, n, d) and (b, g, m, d), got {tuple(q.shape)} and"
+            f" {tuple(k.shape)}; pass queries and keys of the same sequences"
+        )
+    if q.dtype != k.dtype or q.device != k.device:
+        raise ShapeError(
+            f"q and k must share dtype and device, got {q.dtype} on {q.device} and {k.dtype} on"
+            f" {k.device}; cast or move one"
+        )
+    for name, lengths in (("query_lengths", query_lengths), ("key_lengths", key_lengths)):
+        if lengths.shape != q.shape[:1] or lengths.dtype != torch.int32:
+            raise ShapeError(
+                f"{name} must be {q.shape[0]} integers, one per sequence, got shape"
+                f" {tuple(lengths.shape)} of {lengths.dtype}; pass one length per sequence"
+            )
 
 
 def index(
@@ -191,9 +218,12 @@ def index(
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Return the address of a contiguous tensor."""
-    assert tensor is None or tensor.is_contiguous()
-    return None if tensor is None else tensor.data_ptr()
+    """Return the address of a contiguous tensor in the CPU's memory."""
+    if tensor is None:
+        return None
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ShapeError(f"expected a contiguous tensor on the CPU, got one on {tensor.device}")
+    return tensor.data_ptr()
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -218,8 +248,7 @@ def call(name: str, *arguments: Any) -> None:
 def _passed(argument: Any) -> Any:
     """Convert an argument: tensors and structures by address, numbers as 64-bit integers."""
     if isinstance(argument, Tensor):
-        assert argument.is_contiguous()
-        return c_void_p(argument.data_ptr())
+        return c_void_p(pointer(argument))
     if isinstance(argument, (ctypes.Structure, ctypes.Array)):
         return ctypes.byref(argument)
     return c_void_p(None) if argument is None else c_int64(argument)

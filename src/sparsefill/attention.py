@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparsefill._checks import check_finite, check_lengths, check_qkv
+from sparsefill._checks import check_finite, check_lengths, check_maths, check_qkv
 from sparsefill.estimate import estimate
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName, attend_unchecked
@@ -103,6 +103,7 @@ def attend_in_stages(
     for name, tensor, lengths in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
         check_finite(name, tensor, lengths)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    check_maths(scale, softcap)
     started = clock()
     index = estimate(
         pattern,

@@ -2,13 +2,17 @@
 
 One unit is what the best dense attention of a backend takes for 64 queries of one head
 and 64 keys. The constants are ratios of measured times, so that they carry over between
-machines far better than times would; `python -m benchmarks.run calibrate` measures them.
+machines far better than times would; `python -m benchmarks.run calibrate` measures them. How
+slashes cluster cannot be known beforehand: on inputs without any structure vertical-slash
+may take up to 1.2 times as long as dense attention where it is predicted to win.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+
+import numpy as np
 
 from sparsefill.patterns import (
     AShape,
@@ -64,30 +68,28 @@ COSTS = {  # medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5,
 }
 
 
+@functools.lru_cache(maxsize=4096)
 def dense_cost(n: int, m: int) -> float:
     """Count the tiles that `n` queries after `m - n` cached keys meet, one head."""
-    return float(sum(_tiles(end, m) for end in _row_block_ends(n, m)))
+    return float(_tiles_there(n, m).sum())
 
 
 def sparse_cost(pattern: Pattern, n: int, m: int, costs: Costs) -> float:
     """Predict what estimating and attending one head costs, before looking at any input."""
     if pattern == Dense():
         return dense_cost(n, m)
-    ends = _row_block_ends(n, m)
-    full = [_tiles(end, m) for end in ends]
-    kept = (_kept_tiles(pattern, len(ends) - i, there, m) for i, there in enumerate(full))
-    tiles = sum(min(own, there) for own, there in zip(kept, full, strict=True))
+    there = _tiles_there(n, m)
+    tiles = float(np.minimum(_kept_tiles(pattern, there, m), there).sum())
     estimate = 0.0
     if isinstance(pattern, VerticalSlash):
         estimate = costs.probe_tile * -(-m // TILE) * -(-min(pattern.probe, n) // TILE)
     elif isinstance(pattern, BlockTopK):
         rows = -(-n // pattern.block) + -(-m // pattern.block)
-        pairs = sum(-(-min(end, m) // pattern.block) for end in ends) * TILE / pattern.block
+        pairs = dense_cost(n, m) * (TILE / pattern.block) ** 2
         estimate = costs.pooled_row * rows * pattern.block / TILE + costs.pooled_pair * pairs
-    return costs.head + costs.row_block * len(ends) + costs.tile * tiles + estimate
+    return costs.head + costs.row_block * len(there) + costs.tile * tiles + estimate
 
 
-@functools.lru_cache(maxsize=1024)
 def dense_where_cheaper(
     patterns: tuple[Pattern, ...], n: int, m: int, backend: str
 ) -> tuple[Pattern, ...]:
@@ -99,11 +101,16 @@ def dense_where_cheaper(
         >>> dense_where_cheaper((VerticalSlash(verticals=500, slashes=200),), 256, 256, "cpu")
         (Dense(),)
     """
-    costs = COSTS.get(backend.partition("-")[0])
-    if costs is None:
+    name = backend.partition("-")[0]
+    if name not in COSTS:
         return patterns
-    dense = dense_cost(n, m)
-    return tuple(p if sparse_cost(p, n, m, costs) < dense else Dense() for p in patterns)
+    return tuple(p if _pays(p, n, m, name) else Dense() for p in patterns)
+
+
+@functools.lru_cache(maxsize=65536)
+def _pays(pattern: Pattern, n: int, m: int, backend: str) -> bool:
+    """Tell whether a pattern is predicted to beat dense attention."""
+    return sparse_cost(pattern, n, m, COSTS[backend]) < dense_cost(n, m)
 
 
 def break_even(pattern: Pattern, backend: str) -> int | None:
@@ -115,51 +122,47 @@ def break_even(pattern: Pattern, backend: str) -> int | None:
         >>> break_even(Dense(), "cpu") is None
         True
     """
-    low, high = 1, 2**16
-    if dense_where_cheaper((pattern,), high * TILE, high * TILE, backend) == (Dense(),):
+    low, high = 1, 2**16  # row blocks
+    if not _pays(pattern, high * TILE, high * TILE, backend):
         return None
-    while low < high:  # the first row block count at which sparse is cheaper
+    while low < high:
         middle = (low + high) // 2
-        length = middle * TILE
-        if dense_where_cheaper((pattern,), length, length, backend) == (Dense(),):
-            low = middle + 1
-        else:
+        if _pays(pattern, middle * TILE, middle * TILE, backend):
             high = middle
+        else:
+            low = middle + 1
     return low * TILE
 
 
-def _row_block_ends(n: int, m: int) -> range:
-    """Return the nominal exclusive end of each row block, in key positions."""
-    return range(TILE + m - n, TILE * (-(-n // TILE) + 1) + m - n, TILE)
+def _tiles_there(n: int, m: int) -> np.ndarray:
+    """Count the tiles that each row block could read."""
+    ends = np.arange(1, -(-n // TILE) + 1) * TILE + m - n
+    return np.maximum(0, -(-np.minimum(ends, m) // TILE))
 
 
-def _tiles(end: int, m: int) -> int:
-    return max(0, -(-min(end, m) // TILE))
-
-
-def _kept_tiles(pattern: Pattern, to_go: int, there: int, m: int) -> float:
-    """Predict the tiles that a row block reads.
+def _kept_tiles(pattern: Pattern, there: np.ndarray, m: int) -> np.ndarray:
+    """Predict the tiles that each row block reads.
 
     Args:
-        to_go: row blocks from this one to the last, itself included.
-        there: tiles that this row block could read.
+        there: tiles that each row block could read.
         m: keys of the whole sequence.
     """
     if isinstance(pattern, (AShape, TriShape)):
-        if isinstance(pattern, TriShape) and to_go <= -(-pattern.last // TILE):
-            return float(there)
-        return pattern.sink / TILE + _window_tiles(pattern.window)
+        kept = np.full(len(there), pattern.sink / TILE + _window_tiles(pattern.window))
+        if isinstance(pattern, TriShape):
+            kept[-pattern.last // TILE :] = m
+        return kept
     if isinstance(pattern, VerticalSlash):
         # Lines spread over all keys; a row block meets those that it has reached, and a
         # column inside a kept tile costs nothing.
-        reached = min(1.0, there * TILE / m)
+        reached = np.minimum(1.0, there * TILE / m)
         window = min(pattern.window, pattern.slashes)
         scattered = (pattern.slashes - window) / SLASHES_PER_TILE * reached
-        slashes = min(there, _window_tiles(window) + scattered)
+        slashes = np.minimum(there, _window_tiles(window) + scattered)
         columns = max(pattern.verticals, pattern.sink) / TILE * reached
-        return slashes + columns * (1 - slashes / max(there, 1))
+        return slashes + columns * (1 - slashes / np.maximum(there, 1))
     assert isinstance(pattern, BlockTopK)
-    return pattern.blocks * pattern.block / TILE
+    return np.full(len(there), pattern.blocks * pattern.block / TILE)
 
 
 def _window_tiles(window: int) -> int:

@@ -41,6 +41,7 @@ def density(index: SparseIndex) -> Float[Tensor, "b x"]:
 
 def count_cells(index: SparseIndex) -> Int64[Tensor, "b x"]:
     """Count the cells that each head keeps, by compiled kernels where there are any."""
+    index.check_lists()
     if index.device.type == "cpu" and native.library() is not None:
         return _compiled_cells(index.contiguous())
     kept = _slash_cells(index) + _column_cells(index)
@@ -60,7 +61,7 @@ def _compiled_cells(index: SparseIndex) -> Int64[Tensor, "b x"]:
         query_lengths=abi.pointer(index.query_lengths),
         key_lengths=abi.pointer(index.key_lengths),
     )
-    cells = torch.empty(index.b, index.x, dtype=torch.int64)
+    cells = torch.empty(index.b, index.x, dtype=torch.int64, device=index.device)
     abi.call("sparsefill_count_cells", layer, abi.index(**index.lists()), cells)
     return cells
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
+from sparsefill.errors import ShapeError
 from sparsefill.tile import TILE
 
 SIZES = ("n", "m", "query_lengths", "key_lengths")
@@ -88,6 +89,35 @@ class SparseIndex:
         """Return the lists by name, without the lengths."""
         names = (field.name for field in fields(self))
         return {n: getattr(self, n) for n in names if n not in SIZES}
+
+    def check_lists(self) -> None:
+        """Raise unless every list has the type and shape that whoever reads it expects.
+
+        Raises:
+            ShapeError: a list has another dtype or shape.
+        """
+        axes = {
+            "query_lengths": (self.b,),
+            "key_lengths": (self.b,),
+            "slash_counts": (self.b, self.x),
+            "slash_tiles": (self.b, self.x, -1),
+            "column_counts": (self.b, self.x),
+            "column_indices": (self.b, self.x, -1),
+            "row_ptr": (self.b, self.x, self.row_blocks + 1),
+            "tile_starts": (-1,),
+        }
+        for name, shape in axes.items():
+            tensor: Any = getattr(self, name)
+            if tensor is None and name in ("row_ptr", "tile_starts"):
+                continue
+            sizes = zip(tensor.shape, shape, strict=False)
+            fits = tensor.ndim == len(shape) and all(e in (-1, own) for own, e in sizes)
+            if not fits or tensor.dtype != torch.int32 or tensor.device != self.device:
+                raise ShapeError(
+                    f"{name} of an index must be int32 of shape {shape} (-1: any) on"
+                    f" {self.device}, got {tensor.dtype} of shape {tuple(tensor.shape)} on"
+                    f" {tensor.device}"
+                )
 
     def contiguous(self) -> SparseIndex:
         """Return this index with every tensor contiguous."""

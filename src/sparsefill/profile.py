@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -168,6 +169,7 @@ def shipped_profiles() -> tuple[str, ...]:
     return tuple(sorted(f.name[:-5] for f in files if f.name.endswith(".json")))
 
 
+@functools.cache
 def default_profile(architecture: Architecture) -> Profile:
     """Return the shipped profile of an architecture, or the default pattern everywhere.
 

@@ -8,8 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
-from sparsefill import BlockTopK, SparseIndex, UnsupportedError, VerticalSlash, abi, estimate
+from sparsefill import (
+    BlockTopK,
+    InputError,
+    ShapeError,
+    SparseIndex,
+    UnsupportedError,
+    VerticalSlash,
+    abi,
+    attend,
+    estimate,
+)
 from sparsefill.estimate import compiled, vertical_slash
 from sparsefill.estimate.heads import Heads
 from tests.support.inputs import random_qkv
@@ -130,3 +141,68 @@ def test_a_backend_that_cannot_serve_is_refused():
     with pytest.raises(UnsupportedError, match="float64"):
         estimate(VerticalSlash(), q, q, backend="cpu")
     assert estimate(VerticalSlash(), q, q).n == 10
+
+
+@pytest.mark.parametrize("score", [60, 130, 200, 380, 1000, 5000])
+def test_a_key_far_above_all_others_is_kept(score: float):
+    """Where exponentials overflow, or would wrap without a bound, the reference is exact."""
+    q, k, _ = random_qkv(h=1, g=1, n=4096, m=4096, dtype=torch.float32)
+    q[:, :, -64:] += 1
+    k *= 0.01
+    k[:, :, 2000] = score / 8
+    pattern = VerticalSlash(verticals=100, slashes=64)
+    for dtype in (torch.float32, torch.bfloat16):
+        index = estimate(pattern, q.to(dtype), k.to(dtype), backend="cpu")
+        assert 2000 in index.column_indices[0, 0, : int(index.column_counts[0, 0])].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype):
+    q, k, v = random_qkv(h=2, g=1, n=300, m=300, dtype=torch.float32)
+    patterns = (VerticalSlash(verticals=9, slashes=9), BlockTopK(blocks=2))
+    expected = estimate(patterns, q, k, backend="cpu")
+    result = attend(q, k, v, expected, backend="cpu")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        index = estimate(patterns, q, k, backend="cpu")
+        got = attend(q, k, v, index, backend="cpu")
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(index.to_mask(), expected.to_mask())
+    assert torch.equal(got.out, result.out)
+    assert torch.equal(got.lse, result.lse)
+
+
+MISFITS = {
+    "sequences": (torch.zeros(3, 2, 64, 8), torch.zeros(1, 2, 64, 8), {}),
+    "head_dim": (torch.zeros(1, 2, 64, 16), torch.zeros(1, 2, 64, 8), {}),
+    "dtype": (torch.zeros(1, 2, 64, 8), torch.zeros(1, 2, 64, 8, dtype=torch.bfloat16), {}),
+    "one length for two": (
+        torch.zeros(2, 2, 64, 8),
+        torch.zeros(2, 2, 64, 8),
+        {"query_lengths": torch.tensor([64])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+@pytest.mark.parametrize("pattern", [VerticalSlash(), BlockTopK()], ids=lambda p: p.name)
+def test_tensors_that_do_not_fit_are_refused(name: str, pattern: VerticalSlash | BlockTopK):
+    q, k, lengths = MISFITS[name]
+    with pytest.raises((ShapeError, TypeCheckError)):
+        estimate(pattern, q, k, backend="cpu", **lengths)
+
+
+def test_lengths_of_any_layout():
+    q, k, _ = random_qkv(b=2, h=2, g=2, n=100, m=100, dtype=torch.float32)
+    lengths = torch.tensor([90, 0, 80, 0], dtype=torch.int32)[::2]
+    index = estimate(VerticalSlash(), q, k, query_lengths=lengths, key_lengths=lengths)
+    assert index.query_lengths.tolist() == [90, 80]
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "cpu-", "auto-avx2", "cpu-sse9"])
+def test_an_unknown_backend_is_refused(backend: str):
+    q = torch.zeros(1, 1, 64, 8)
+    with pytest.raises(InputError, match="unknown backend"):
+        estimate(VerticalSlash(), q, q, backend=backend)

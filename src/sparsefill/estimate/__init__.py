@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsefill import abi
-from sparsefill.errors import ShapeError, UnsupportedError
+from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.estimate import a_shape, block_topk, dense, tri_shape, vertical_slash
 from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.merge import merge_heads
@@ -66,6 +66,8 @@ def estimate(
         )
     by_kernels, isa = _implementation(backend, q)
     full = torch.ones(b, dtype=torch.int32, device=q.device)
+    queries = full * n if query_lengths is None else query_lengths.int().contiguous()
+    keys = full * k.shape[2] if key_lengths is None else key_lengths.int().contiguous()
     families: dict[object, list[int]] = {}
     for head, own in enumerate(patterns):  # heads that can be estimated together
         families.setdefault((type(own), getattr(own, "block", None)), []).append(head)
@@ -77,8 +79,8 @@ def estimate(
             members=torch.tensor(members, device=q.device),
             scale=d**-0.5 if scale is None else scale,
             softcap=softcap,
-            query_lengths=full * n if query_lengths is None else query_lengths.int(),
-            key_lengths=full * k.shape[2] if key_lengths is None else key_lengths.int(),
+            query_lengths=queries,
+            key_lengths=keys,
             compiled=by_kernels,
             isa=isa,
         )
@@ -89,6 +91,9 @@ def estimate(
 
 def _implementation(backend: str, q: Float[Tensor, "b h n d"]) -> tuple[bool, str | None]:
     """Resolve a backend to: compiled or not, and the instruction set asked for."""
+    known = ("auto", "reference", "torch", "cpu", *(f"cpu-{isa}" for isa in abi.ISAS))
+    if backend not in known:
+        raise InputError(f"unknown backend {backend!r}; use one of {', '.join(known)}")
     name, _, isa = backend.partition("-")
     if name not in ("auto", "cpu"):
         return False, None

@@ -26,9 +26,9 @@ def vertical_slash(patterns: Sequence[VerticalSlash], heads: Heads) -> SparseInd
     b, x, m = columns.shape
     most_columns = min(m, max(max(p.verticals, p.sink) for p in patterns))
     most_slashes = min(m, max(max(p.slashes, p.window) for p in patterns))
-    counts = torch.empty(2, b, x, dtype=torch.int32)
-    kept_columns = torch.empty(b, x, max(1, most_columns), dtype=torch.int32)
-    kept_tiles = torch.empty(b, x, max(1, min(most_slashes, m)), dtype=torch.int32)
+    counts = _empty(2, b, x)
+    kept_columns = _empty(b, x, max(1, most_columns))
+    kept_tiles = _empty(b, x, max(1, min(most_slashes, m)))
     abi.call(
         "sparsefill_choose_lines",
         layer,
@@ -54,7 +54,7 @@ def line_sums(
     patterns: Sequence[VerticalSlash], heads: Heads
 ) -> tuple[Float[Tensor, "b x m"], Float[Tensor, "b x m"]]:
     """Sum the probe queries' attention along every column and every diagonal."""
-    columns, diagonals = torch.empty(2, heads.b, heads.x, heads.m)
+    columns, diagonals = _empty(2, heads.b, heads.x, heads.m, dtype=torch.float32)
     q, k = abi.readable(heads.q), abi.readable(heads.k)
     abi.call(
         "sparsefill_line_sums",
@@ -82,8 +82,8 @@ def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
     )
     most = max(p.blocks + -(-p.sink // block) + -(-p.window // block) + 2 for p in patterns)
     capacity = min(-(-heads.m // block), most)
-    counts = torch.empty(heads.b, x, -(-heads.n // block), dtype=torch.int32)
-    kept = torch.empty(*counts.shape, capacity, dtype=torch.int32)
+    counts = _empty(heads.b, x, -(-heads.n // block))
+    kept = _empty(*counts.shape, capacity)
     q, k = abi.readable(heads.q), abi.readable(heads.k)
     abi.call(
         "sparsefill_choose_blocks",
@@ -97,12 +97,12 @@ def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
         counts,
         kept,
     )
-    row_ptr = torch.empty(heads.b, x, -(-heads.n // TILE) + 1, dtype=torch.int32)
+    row_ptr = _empty(heads.b, x, -(-heads.n // TILE) + 1)
     listed = (layer, x, block, capacity, counts, kept, row_ptr)
     abi.call("sparsefill_list_blocks", *listed, None)
-    tile_starts = torch.empty(int(row_ptr[-1, -1, -1]), dtype=torch.int32)
+    tile_starts = _empty(int(row_ptr[-1, -1, -1]))
     abi.call("sparsefill_list_blocks", *listed, tile_starts)
-    none = torch.zeros(heads.b, x, dtype=torch.int32)
+    none = torch.zeros_like(row_ptr[..., 0])
     return heads.index(
         slash=(none[..., None], none),
         columns=(none[..., None], none),
@@ -137,3 +137,8 @@ def _lines(patterns: Sequence[VerticalSlash], heads: Heads) -> object:
             for head, p in zip(heads.members.tolist(), patterns, strict=True)
         )
     )
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    """Make a tensor for the library to fill, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")

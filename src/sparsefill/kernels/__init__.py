@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
-from torch import Tensor, int32
+from torch import Tensor
 
 from sparsefill import abi
-from sparsefill._checks import check_finite, check_qkv
+from sparsefill._checks import check_finite, check_maths, check_qkv
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.index import SparseIndex
 
@@ -80,11 +80,7 @@ BACKENDS: dict[str, Backend] = {
         about="compiled kernels for CPUs; picks the best instruction set",
         refusal=abi.refusal,
     ),
-    "cpu-amx": _compiled("amx"),
-    "cpu-avx512bf16": _compiled("avx512bf16"),
-    "cpu-avx512": _compiled("avx512"),
-    "cpu-avx2": _compiled("avx2"),
-    "cpu-baseline": _compiled("baseline"),
+    **{f"cpu-{isa}": _compiled(isa) for isa in abi.ISAS},
 }
 
 AUTO_ORDER = ("cpu", "torch")  # fastest first; the oracle is never chosen
@@ -110,7 +106,7 @@ def choose_backend(backend: str, q: Float[Tensor, "b h n d"]) -> str:
             return name
         refusals.append(f"{name} backend {refusal}")
     why = "; ".join(refusals)
-    raise UnsupportedError(f"{why}; pass backend='reference' or pad the inputs")
+    raise UnsupportedError(f"{why}; pass backend='torch', or change the inputs")
 
 
 def attend(
@@ -160,6 +156,7 @@ def attend(
     ):
         check_finite(name, tensor, lengths)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    check_maths(scale, softcap)
     return attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)
 
 
@@ -192,29 +189,4 @@ def check_index(q: Tensor, k: Tensor, index: SparseIndex) -> None:
         )
     if index.device != q.device:
         raise ShapeError(f"index must be on {q.device}, got {index.device}; estimate it there")
-    axes = {
-        "query_lengths": (b,),
-        "key_lengths": (b,),
-        "slash_counts": (b, index.x),
-        "slash_tiles": (b, index.x, -1),
-        "column_counts": (b, index.x),
-        "column_indices": (b, index.x, -1),
-        "row_ptr": (b, index.x, index.row_blocks + 1),
-        "tile_starts": (-1,),
-    }
-    for name, shape in axes.items():
-        tensor = getattr(index, name)
-        if tensor is not None and not _fits(tensor, shape):
-            raise ShapeError(
-                f"{name} of an index must be int32 of shape {shape} (-1: any),"
-                f" got {tensor.dtype} of shape {tuple(tensor.shape)}"
-            )
-
-
-def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Tell whether a list of an index has the type and shape that kernels read."""
-    return (
-        tensor.dtype == int32
-        and tensor.ndim == len(shape)
-        and all(e in (-1, s) for s, e in zip(tensor.shape, shape, strict=True))
-    )
+    index.check_lists()

@@ -35,8 +35,9 @@ def attend(
     """
     b, h, n, d = q.shape
     q, k, v = (abi.readable(t) for t in (q, k, v))
-    out = torch.empty(b, n, h, d, dtype=q.dtype).transpose(1, 2)  # heads last, as models go on
-    lse = torch.empty(b, h, n)
+    # heads last, as models go on
+    out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
+    lse = torch.empty(b, h, n, dtype=torch.float32, device=q.device)
     index = index.contiguous()
     layer = abi.layer(
         q,

@@ -120,7 +120,8 @@ def sparse_prefill(
 
 def is_causal_attention(module: nn.Module) -> bool:
     """Tell whether a module is a decoder's self-attention layer."""
-    has_place = hasattr(module, "layer_idx") and hasattr(module, "config")
+    own = vars(module)  # asking a module for what it lacks is slow
+    has_place = "layer_idx" in own and "config" in own
     # some old models attend by themselves and would never call what is registered
     redirects = hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
     return has_place and redirects and bool(getattr(module, "is_causal", False))

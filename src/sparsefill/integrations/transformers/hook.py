@@ -31,7 +31,7 @@ from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import default_profile
 from sparsefill.tile import TILE
 
-COMPILED_FROM = 192  # queries from which our compiled dense attention beats the stock kernel's
+COMPILED_FROM = 256  # tokens of a prompt from which our compiled dense attention is faster
 
 HARMLESS = frozenset(  # keywords that layers pass along and that do not change the maths
     {
@@ -77,11 +77,14 @@ class Call:
         n, m = self.q.shape[2], self.k.shape[2]
         if self.run.min_length is not None:
             return own if m >= self.run.min_length else (Dense(),) * len(own)
+        if m < COMPILED_FROM:
+            return (Dense(),) * len(own)  # nothing pays so early: do not even predict
         return dense_where_cheaper(own, n, m, choose_backend(self.run.backend, self.q))
 
     def compiled(self) -> bool:
         """Tell whether our compiled kernels serve this layer when it is dense."""
-        if self.window is not None or self.q.shape[2] < COMPILED_FROM:
+        n, m = self.q.shape[2], self.k.shape[2]
+        if self.window is not None or n < 2 or (n == m and n < COMPILED_FROM):
             return False
         return choose_backend(self.run.backend, self.q).startswith("cpu")
 
