@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <system_error>
+#include <thread>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -126,7 +128,56 @@ void check_apart(const int32_t* slashes, int64_t slash_count, const int32_t* sta
   }
 }
 
+// What all workers of one parallel call share.
+struct Team {
+  void (*body)(void*, int);
+  void* context;
+  int threads;
+  std::atomic<int> joined{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+
+  static void work(void* self) {
+    Team& team = *static_cast<Team*>(self);
+    const int worker = team.joined.fetch_add(1);
+    if (worker >= team.threads) return;
+    try {
+      team.body(team.context, worker);
+    } catch (...) {
+      if (!team.failed.exchange(true)) team.error = std::current_exception();
+    }
+  }
+};
+
+// GOMP_parallel(work, data, threads, flags) of the OpenMP runtime in use, if one was given.
+using ShareTeam = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<ShareTeam> share_team{nullptr};
+
+void run_on_own_threads(Team& team) {
+  std::vector<std::thread> workers;
+  workers.reserve(static_cast<size_t>(team.threads));  // no throw once one runs
+  for (int i = 1; i < team.threads; i++) {
+    try {
+      workers.emplace_back(Team::work, &team);
+    } catch (const std::system_error&) {
+      break;  // the system gives no more threads: those at hand do all the work
+    }
+  }
+  Team::work(&team);
+  for (std::thread& worker : workers) worker.join();
+}
+
 }  // namespace
+
+void run_on_threads(int threads, void (*body)(void*, int), void* context) {
+  if (threads <= 1) return body(context, 0);
+  Team team{body, context, threads, {}, {}, {}};
+  if (const ShareTeam share = share_team.load())
+    share(Team::work, &team, static_cast<unsigned>(threads), 0);
+  else
+    run_on_own_threads(team);
+  if (team.error) std::rethrow_exception(team.error);
+}
 
 Refusal::Refusal(const char* format, ...) {
   va_list arguments;
@@ -226,6 +277,10 @@ void prefer_large_pages(void* memory, size_t bytes) {
 }  // namespace sparsefill
 
 int sparsefill_abi_version(void) { return SPARSEFILL_ABI_VERSION; }
+
+void sparsefill_share_threads(void* gomp_parallel) {
+  sparsefill::share_team = reinterpret_cast<sparsefill::ShareTeam>(gomp_parallel);
+}
 
 const char* sparsefill_isa(int i, int* available) {
   const auto& all = sparsefill::isas();

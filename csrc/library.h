@@ -6,8 +6,6 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "kernels.h"
@@ -51,30 +49,16 @@ Bytes allocate(size_t bytes);
 // by small ones can cost more than a sparse layer.
 void prefer_large_pages(void* memory, size_t bytes);
 
-// Run body(worker) on `threads` workers, the caller being one. The first exception is thrown.
+// Run body(context, worker) on at most `threads` workers, the caller being one.
+void run_on_threads(int threads, void (*body)(void*, int), void* context);
+
+// Run body(worker) on at most `threads` workers, numbered from 0; whoever runs must do all the
+// work there is. The first exception is thrown.
 template <typename Body>
 void parallel(int threads, const Body& body) {
-  std::atomic<bool> failed{false};
-  std::exception_ptr error;
-  const auto work = [&](int worker) {
-    try {
-      body(worker);
-    } catch (...) {
-      if (!failed.exchange(true)) error = std::current_exception();
-    }
-  };
-  std::vector<std::thread> workers;
-  if (threads > 1) workers.reserve(static_cast<size_t>(threads));  // no throw once one runs
-  for (int i = 1; i < threads; i++) {
-    try {
-      workers.emplace_back(work, i);
-    } catch (const std::system_error&) {
-      break;  // the system gives no more threads: those at hand do all the work
-    }
-  }
-  work(0);
-  for (std::thread& worker : workers) worker.join();
-  if (error) std::rethrow_exception(error);
+  run_on_threads(
+      threads, [](void* context, int worker) { (*static_cast<const Body*>(context))(worker); },
+      const_cast<Body*>(&body));
 }
 
 // Hand out 0, 1, ..., count - 1 to several workers.

@@ -67,6 +67,11 @@ typedef struct {
 
 SPARSEFILL_API int sparsefill_abi_version(void);
 
+/* Run on the threads of an OpenMP runtime, given the address of its GOMP_parallel; on threads
+ * of our own when NULL. After its own work such a runtime's threads spin for milliseconds, and
+ * threads of ours would have to share the cores with them. */
+SPARSEFILL_API void sparsefill_share_threads(void* gomp_parallel);
+
 /* Name of the i-th instruction set that was compiled, fastest first, NULL past the last;
  * `*available` tells whether this CPU and operating system have it. */
 SPARSEFILL_API const char* sparsefill_isa(int i, int* available);

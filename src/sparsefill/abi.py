@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from ctypes import c_char_p, c_float, c_int32, c_int64, c_void_p
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -236,6 +238,7 @@ def call(name: str, *arguments: Any) -> None:
     lib = library()
     if lib is None:
         raise UnsupportedError(f"the compiled kernels cannot run: {missing_reason()}")
+    shared_threads()
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     passed = [_passed(argument) for argument in arguments]
     status = getattr(lib, name)(*passed, message)
@@ -243,6 +246,31 @@ def call(name: str, *arguments: Any) -> None:
         raise MemoryError(f"{name}: {message.value.decode()}")
     if status:
         raise InputError(message.value.decode())
+
+
+@functools.cache
+def shared_threads() -> str | None:
+    """Let the kernels run on the threads that torch's own operations run on.
+
+    Torch's OpenMP threads spin for milliseconds after each operation; threads of our own
+    would compete with them for the cores.
+
+    Returns:
+        The OpenMP runtime whose threads are shared, or None: the kernels start their own.
+    """
+    lib, maps = library(), Path("/proc/self/maps")
+    if lib is None or not maps.is_file():
+        return None
+    loaded = {line.split(maxsplit=5)[-1] for line in maps.read_text("utf-8").splitlines()}
+    runtimes = [p for p in sorted(loaded) if re.match(r"lib(g|i)omp\d*\b", Path(p).name)]
+    home = str(Path(torch.__file__).parent)
+    runtimes.sort(key=lambda path: not path.startswith(home))  # torch's own before others
+    for path in runtimes:
+        runtime = ctypes.CDLL(path)  # loaded already
+        if hasattr(runtime, "GOMP_parallel"):
+            lib.sparsefill_share_threads(ctypes.cast(runtime.GOMP_parallel, c_void_p))
+            return path
+    return None
 
 
 def _passed(argument: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sparsefill.abi import instruction_sets
+from sparsefill import abi
 from sparsefill.cost import COSTS, break_even
 from sparsefill.environment import describe_environment
 from sparsefill.kernels import AUTO_ORDER, BACKENDS, choose_backend
@@ -63,10 +63,12 @@ def _compiled() -> str:
     """Say which instruction sets the compiled kernels have, or why there are none."""
     if (reason := missing_reason()) is not None:
         return f"none: {reason}; the portable backend (torch) is used instead"
-    sets = instruction_sets()
+    sets = abi.instruction_sets()
     used, *others = [name for name, available in sets.items() if available]
     lacking = [name for name, available in sets.items() if not available]
     text = f"{used} in use"
+    if abi.shared_threads() is not None:
+        text += " on torch's own threads"
     text += f", also {', '.join(others)}" if others else ""
     return text + (f"; this CPU lacks {', '.join(lacking)}" if lacking else "")
 
