@@ -107,8 +107,8 @@ class SparseIndex:
             "tile_starts": (-1,),
         }
         for name, shape in axes.items():
-            tensor: Any = getattr(self, name)
-            if tensor is None and name in ("row_ptr", "tile_starts"):
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is None:  # only the last two may be missing
                 continue
             sizes = zip(tensor.shape, shape, strict=False)
             fits = tensor.ndim == len(shape) and all(e in (-1, own) for own, e in sizes)

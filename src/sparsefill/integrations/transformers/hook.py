@@ -31,7 +31,7 @@ from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import default_profile
 from sparsefill.tile import TILE
 
-COMPILED_FROM = 256  # tokens of a prompt from which our compiled dense attention is faster
+COMPILED_FROM = 128  # tokens of a prompt from which our compiled dense attention is faster
 
 HARMLESS = frozenset(  # keywords that layers pass along and that do not change the maths
     {
