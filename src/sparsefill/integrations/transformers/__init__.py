@@ -15,13 +15,14 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
+from sparsefill.integrations.transformers.hook import refuse_chunked, runs, sparsefill_attention
 from sparsefill.integrations.transformers.masks import padding_mask
 from sparsefill.integrations.transformers.run import (
     LayerCall,
     OnQKV,
     Run,
     architecture_of,
+    layer_of,
 )
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
@@ -81,6 +82,8 @@ def sparse_prefill(
             f"{type(model).__name__} has no causal attention layers to make sparse;"
             " pass a transformers decoder model"
         )
+    for module in modules:
+        refuse_chunked(module)
     architecture = architecture_of(modules[0].config)
     if pattern is None:
         profile = default_profile(architecture)
@@ -97,6 +100,7 @@ def sparse_prefill(
         measure_recall=measure_recall,
         on_call=on_call,
         on_qkv=on_qkv,
+        first_layer=min(layer_of(module) for module in modules),
     )
     register()
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}
@@ -121,7 +125,8 @@ def sparse_prefill(
 def is_causal_attention(module: nn.Module) -> bool:
     """Tell whether a module is a decoder's self-attention layer."""
     own = vars(module)  # asking a module for what it lacks is slow
-    has_place = "layer_idx" in own and "config" in own
+    if "layer_idx" not in own or "config" not in own:
+        return False
     # some old models attend by themselves and would never call what is registered
     redirects = hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
-    return has_place and redirects and bool(getattr(module, "is_causal", False))
+    return redirects and bool(getattr(module, "is_causal", False))

@@ -66,10 +66,13 @@ class Call:
     def path(self) -> str:
         """Choose how to serve this call."""
         n, m = self.q.shape[2], self.k.shape[2]
+        plain = self.spans is None and self.window is None and self.softcap is None
+        earliest = self.run.min_length or COMPILED_FROM
+        if plain and (n == 1 or n == m < min(earliest, COMPILED_FROM)):
+            return "stock"  # at once: here each microsecond of a layer counts
         if n >= TILE and self.window is None and any(p != Dense() for p in self.patterns()):
             return "sparse"
-        plain = self.spans is None and self.window is None and self.softcap is None
-        return "stock" if plain and n in (1, m) and not self.compiled() else "dense"
+        return "stock" if plain and n == m and not self.compiled() else "dense"
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Return the layer's patterns for this call: dense where sparse would not pay."""
@@ -158,18 +161,17 @@ def sparsefill_attention(
         )
         return out, None
 
-    _refuse_chunked(module)
-    n = query.shape[2]
+    run, n = run_of(module), query.shape[2]
     spans = None
     if attention_mask is not None:
         key, value = (t[:, :, : attention_mask.shape[1]] for t in (key, value))
         spans = None if bool(attention_mask.all()) else Spans(attention_mask, n)
-    elif n == key.shape[2]:
+    elif n == key.shape[2] and run.first_layer in (None, layer_of(module)):
         require_one_sequence(others.get("position_ids"))
     m = key.shape[2]
     call = Call(
         module=module,
-        run=run_of(module),
+        run=run,
         q=query,
         k=key,
         v=value,
@@ -178,16 +180,16 @@ def sparsefill_attention(
         softcap=softcap,
         window=None if sliding_window is None or sliding_window >= m else sliding_window,
     )
-    if call.run.on_qkv is not None and spans is None and n >= TILE:
-        call.run.on_qkv(module, query, key, value, call.scale)
+    if run.on_qkv is not None and spans is None and n >= TILE:
+        run.on_qkv(module, query, key, value, call.scale)
     path = call.path()
     if path == "sparse":
         return _sparse(call), None
-    clock = call.run.clock(query.device)
+    clock = run.clock(query.device)
     started = clock()
     out = _stock(call) if path == "stock" else _dense(call)
-    if n >= TILE:
-        call.run.note(
+    if run.watched and n >= TILE:
+        run.note(
             LayerCall(
                 layer=layer_of(module),
                 path=path,
@@ -195,7 +197,7 @@ def sparsefill_attention(
                 m=m,
                 estimate_s=0.0,
                 attention_s=clock() - started,
-                backend=choose_backend(call.run.backend, query) if call.compiled() else None,
+                backend=choose_backend(run.backend, query) if call.compiled() else None,
             )
         )
     return out, None
@@ -256,6 +258,7 @@ def run_of(module: nn.Module) -> Run:
     """Return the settings that hold for an attention module, making the default once."""
     run = runs.get(module)
     if run is None:
+        refuse_chunked(module)
         architecture = architecture_of(module.config)
         run = Run(profile=default_profile(architecture), record=False)
         runs[module] = run
@@ -264,19 +267,18 @@ def run_of(module: nn.Module) -> Run:
 
 def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:
     """Raise for every keyword that might change the maths and is not supported."""
-    unknown = sorted(name for name, value in others.items() if value is not None)
-    unknown = [name for name in unknown if name not in HARMLESS]
+    unknown = [k for k, value in others.items() if value is not None and k not in HARMLESS]
     if dropout:
         unknown.append(f"dropout={dropout}")
     if unknown:
         raise UnsupportedError(
-            f"sparsefill does not support the attention keyword {', '.join(unknown)},"
+            f"sparsefill does not support the attention keyword {', '.join(sorted(unknown))},"
             " which may change the result; load the model with attn_implementation='eager',"
             " or leave the keyword out"
         )
 
 
-def _refuse_chunked(module: Any) -> None:
+def refuse_chunked(module: Any) -> None:
     """Raise for a layer that sees only its own chunk of keys: no keyword tells."""
     kinds = getattr(module.config, "layer_types", None)
     if kinds is None:

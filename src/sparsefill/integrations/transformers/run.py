@@ -58,6 +58,7 @@ class Run:
             dense attention), outside the recorded times.
         on_call: called after each prefill call, for progress.
         on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
+        first_layer: the layer that checks positions for all; each checks them when None.
     """
 
     profile: Profile
@@ -67,6 +68,7 @@ class Run:
     measure_recall: bool = False
     on_call: Callable[[LayerCall], None] | None = None
     on_qkv: OnQKV | None = None
+    first_layer: int | None = None
     calls: list[LayerCall] = field(default_factory=list)
 
     @property
@@ -106,6 +108,11 @@ class Run:
             return time.perf_counter()
 
         return read
+
+    @property
+    def watched(self) -> bool:
+        """Whether anyone wants to know of the calls."""
+        return self.record or self.on_call is not None
 
     def note(self, call: LayerCall) -> None:
         """Record a call and tell whoever watches."""
