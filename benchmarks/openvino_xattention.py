@@ -24,9 +24,10 @@ from benchmarks.cases.prefill import prompt_ids
 from benchmarks.measure import Timed
 from benchmarks.problem import Problem
 from benchmarks.rows import Ledger, default_path, environment
-from benchmarks.run import plain_errors
+from benchmarks.run import SHORTER
 from benchmarks.session import Session, timed
 from benchmarks.table import rows_table
+from sparsefill.cli.app import clear_errors
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.loading import EMBEDDED_GGUF, LOADING_ERRORS
@@ -57,7 +58,7 @@ def main(
     max_seconds: Annotated[float, typer.Option(min=0, help="of timed runs of each")] = 300.0,
 ) -> None:
     """Time OpenVINO GenAI up to the first token, dense and with XAttention."""
-    with plain_errors():
+    with clear_errors(SHORTER):
         found = environment()
         console = Console(stderr=True, markup=False, soft_wrap=True)
         session = Session(

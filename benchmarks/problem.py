@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,6 +40,13 @@ class Problem:
 
     def __str__(self) -> str:
         return f"n={self.n}, {'x'.join(map(str, self.shape))}, {self.dtype}"
+
+
+def all_problems(
+    lengths: Iterable[int], shapes: Iterable[Shape], dtypes: Iterable[str]
+) -> list[Problem]:
+    """Combine what was asked for, lengths outermost."""
+    return [Problem(*choice) for choice in itertools.product(lengths, shapes, dtypes)]
 
 
 class Qkv(NamedTuple):

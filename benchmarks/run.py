@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from benchmarks.arguments import (
     DTYPES,
@@ -25,7 +24,8 @@ from benchmarks.cases import run_case
 from benchmarks.rows import Ledger, default_path, environment, read_rows
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill.errors import InputError, SparsefillError
+from sparsefill.cli.app import clear_errors
+from sparsefill.errors import InputError
 
 app = typer.Typer(
     help="Benchmarks of sparsefill; benchmarks/README.md says how they are made and read.",
@@ -46,34 +46,66 @@ Patterns = Annotated[
         " density), or a pattern with its budget, such as vertical-slash:verticals=500,slashes=200",
     ),
 ]
-Backends = Annotated[str, typer.Option(help="such as auto, or torch,reference")]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="JSON lines to append to; benchmarks/results/... if left out"),
-]
-Again = Annotated[bool, typer.Option("--again", help="measure rows that are there once more")]
-Repeats = Annotated[int, typer.Option(min=1, help="timed rounds")]
-MaxSeconds = Annotated[
-    float, typer.Option(min=0, help="of timed runs per function; fewer rounds, but one at least")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="torch's own choice if left out")]
-Seed = Annotated[int, typer.Option(min=0, help="of inputs, indices and samples")]
+SHORTER = "pass shorter --lengths"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The options that all cases have."""
 
-    backends: str
-    out: Path | None
-    again: bool
-    repeats: int
-    max_seconds: float
-    threads: int | None
-    seed: int
+    backends: Annotated[str, typer.Option(help="such as auto, or torch,reference")] = "auto"
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines to append to; benchmarks/results/... if left out"),
+    ] = None
+    again: Annotated[
+        bool, typer.Option("--again", help="measure rows that are there once more")
+    ] = False
+    repeats: Annotated[int, typer.Option(min=1, help="timed rounds")] = 5
+    max_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="of timed runs per function; fewer rounds, but one at least"),
+    ] = 60.0
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's own choice if left out")] = (
+        None
+    )
+    seed: Annotated[int, typer.Option(min=0, help="of inputs, indices and samples")] = 0
 
 
-@app.command()
+def case(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a command of a function that turns a case's own options into its request.
+
+    Args:
+        defaults: of the options in `Settings`, where the case has better ones.
+    """
+    hints = get_type_hints(Settings, include_extras=True)
+    shared = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=defaults.get(field.name, field.default),
+            annotation=hints[field.name],
+        )
+        for field in fields(Settings)
+    ]
+
+    def register(read: Callable[..., Any]) -> Callable[..., Any]:
+        own = signature(read, eval_str=True).parameters
+
+        def command(**options: Any) -> None:
+            with clear_errors(SHORTER):
+                request = read(**{name: options.pop(name) for name in own})
+                run(name, request, Settings(**options))
+
+        command.__doc__ = read.__doc__
+        command.__signature__ = Signature([*own.values(), *shared])  # pyright: ignore[reportFunctionMemberAccess]
+        app.command(name)(command)
+        return read
+
+    return register
+
+
+@case("attend")
 def attend(
     lengths: Lengths = "4096,16384",
     shapes: Shapes = "9x3x64",
@@ -83,83 +115,55 @@ def attend(
         str, typer.Option(help="block, shared-block, vertical-slash, dense")
     ] = "block",
     flex: Annotated[bool, typer.Option("--flex", help="also time FlexAttention")] = False,
-    backends: Backends = "auto",
-    out: Out = None,
-    again: Again = False,
-    repeats: Repeats = 5,
-    max_seconds: MaxSeconds = 60.0,
-    threads: Threads = None,
-    seed: Seed = 0,
-) -> None:
+) -> Any:
     """Time kernels on random indices of known density."""
-    with plain_errors():
-        from benchmarks.cases.attend import Request
-        from benchmarks.indices import PATTERNS
+    from benchmarks.cases.attend import Request
+    from benchmarks.indices import PATTERNS
 
-        request = Request(
-            lengths=parse_lengths(lengths),
-            shapes=parse_shapes(shapes),
-            dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
-            densities=parse_densities(densities),
-            patterns=parse_names(patterns, "--patterns", tuple(PATTERNS)),
-            flex=flex,
-        )
-        settings = Settings(
-            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
-            threads=threads, seed=seed,
-        )  # fmt: skip
-        run("attend", request, settings)
+    return Request(
+        lengths=parse_lengths(lengths),
+        shapes=parse_shapes(shapes),
+        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        densities=parse_densities(densities),
+        patterns=parse_names(patterns, "--patterns", tuple(PATTERNS)),
+        flex=flex,
+    )
 
 
-@app.command()
+@case("estimate")
 def estimate(
     lengths: Lengths = "4096,16384",
     shapes: Shapes = "9x3x64",
     dtypes: Dtypes = "bf16",
     densities: Densities = "0.05",
     pattern: Patterns = None,
-    backends: Backends = "auto",
-    out: Out = None,
-    again: Again = False,
-    repeats: Repeats = 5,
-    max_seconds: MaxSeconds = 60.0,
-    threads: Threads = None,
-    seed: Seed = 0,
-) -> None:
+) -> Any:
     """Time finding the cells, and attending to them, on inputs with planted lines."""
-    with plain_errors():
-        settings = Settings(
-            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
-            threads=threads, seed=seed,
-        )  # fmt: skip
-        run("estimate", _found(lengths, shapes, dtypes, densities, pattern), settings)
+    from benchmarks.budget import SEARCHED
+    from benchmarks.cases.estimate import Request
+
+    return Request(
+        lengths=parse_lengths(lengths),
+        shapes=parse_shapes(shapes),
+        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        densities=parse_densities(densities),
+        patterns=tuple(dict.fromkeys(pattern or SEARCHED)),
+    )
 
 
-@app.command("break_even")
+@case("break_even", repeats=21, max_seconds=20.0)
 def break_even(
     lengths: Lengths = "64:8192",
     shapes: Shapes = "9x3x64",
     dtypes: Dtypes = "bf16",
     densities: Densities = "0.3,0.1",
     pattern: Patterns = None,
-    backends: Backends = "auto",
-    out: Out = None,
-    again: Again = False,
-    repeats: Repeats = 21,
-    max_seconds: MaxSeconds = 20.0,
-    threads: Threads = None,
-    seed: Seed = 0,
-) -> None:
+) -> Any:
     """Find from which length on estimate and attend together beat dense attention."""
-    with plain_errors():
-        settings = Settings(
-            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
-            threads=threads, seed=seed,
-        )  # fmt: skip
-        run("break_even", _found(lengths, shapes, dtypes, densities, pattern), settings)
+    return estimate(lengths, shapes, dtypes, densities, pattern)
 
 
-@app.command()
+@case("prefill", max_seconds=300.0)
 def prefill(
     lengths: Lengths = "1024:8192",
     model: Annotated[
@@ -174,73 +178,47 @@ def prefill(
     min_length: Annotated[
         int | None, typer.Option(min=1, help="stay dense below this many keys")
     ] = None,
-    backends: Backends = "auto",
-    out: Out = None,
-    again: Again = False,
-    repeats: Repeats = 5,
-    max_seconds: MaxSeconds = 300.0,
-    threads: Threads = None,
-    seed: Seed = 0,
-) -> None:
+) -> Any:
     """Time a model up to its first token, by prompt length, sparse and stock."""
-    with plain_errors():
-        try:
-            from benchmarks.cases.prefill import Request
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"prefill needs {error.name}, got none; run: pip install 'sparsefill[demo]'"
-            ) from None
+    try:
+        from benchmarks.cases.prefill import Request
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"prefill needs {error.name}, got none; run: pip install 'sparsefill[demo]'"
+        ) from None
 
-        [name] = parse_names(dtype, "--dtype", ("auto", *DTYPES))[:1]
-        request = Request(
-            lengths=parse_lengths(lengths),
-            model=model,
-            method=method,
-            dtype=None if name == "auto" else name,
-            recall=recall,
-            dense_up_to=dense_up_to,
-            min_length=min_length,
-        )
-        settings = Settings(
-            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
-            threads=threads, seed=seed,
-        )  # fmt: skip
-        run("prefill", request, settings)
+    [name] = parse_names(dtype, "--dtype", ("auto", *DTYPES))[:1]
+    return Request(
+        lengths=parse_lengths(lengths),
+        model=model,
+        method=method,
+        dtype=None if name == "auto" else name,
+        recall=recall,
+        dense_up_to=dense_up_to,
+        min_length=min_length,
+    )
 
 
-@app.command()
+@case("calibrate", backends="cpu,torch", max_seconds=20.0)
 def calibrate(
     lengths: Lengths = "4096,16384",
     shapes: Shapes = "9x3x64",
     dtypes: Dtypes = "bf16,fp32",
-    backends: Backends = "cpu,torch",
-    out: Out = None,
-    again: Again = False,
-    repeats: Repeats = 5,
-    max_seconds: MaxSeconds = 20.0,
-    threads: Threads = None,
-    seed: Seed = 0,
-) -> None:
+) -> Any:
     """Measure the constants of the cost model, beside those in sparsefill/cost.py."""
-    with plain_errors():
-        from benchmarks.cases.calibrate import Request
+    from benchmarks.cases.calibrate import Request
 
-        request = Request(
-            lengths=parse_lengths(lengths),
-            shapes=parse_shapes(shapes),
-            dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
-        )
-        settings = Settings(
-            backends=backends, out=out, again=again, repeats=repeats, max_seconds=max_seconds,
-            threads=threads, seed=seed,
-        )  # fmt: skip
-        run("calibrate", request, settings)
+    return Request(
+        lengths=parse_lengths(lengths),
+        shapes=parse_shapes(shapes),
+        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+    )
 
 
 @app.command()
 def show(file: Annotated[Path, typer.Argument(help="JSON lines that a run wrote")]) -> None:
     """Print the rows of a file as a table."""
-    with plain_errors():
+    with clear_errors(SHORTER):
         rows = list(read_rows(file))
         Console(markup=False, width=200).print(rows_table(rows, str(file)))
 
@@ -251,7 +229,7 @@ def plot(
     out: Annotated[Path, typer.Option(help="folder for the SVG files")] = Path("docs/figures"),
 ) -> None:
     """Draw speed-up by density and by length."""
-    with plain_errors():
+    with clear_errors(SHORTER):
         from benchmarks.plot import draw_rows
 
         rows = [row for file in files for row in read_rows(file)]
@@ -294,40 +272,6 @@ def run(case: str, request: Any, settings: Settings) -> None:
     if written:
         Console(markup=False, width=200).print(rows_table(written, str(ledger.path)))
     console.print(f"{len(written)} new rows in {ledger.path}")
-
-
-def _found(
-    lengths: str, shapes: str, dtypes: str, densities: str, patterns: list[str] | None
-) -> Any:
-    from benchmarks.budget import SEARCHED
-    from benchmarks.cases.estimate import Request
-
-    return Request(
-        lengths=parse_lengths(lengths),
-        shapes=parse_shapes(shapes),
-        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
-        densities=parse_densities(densities),
-        patterns=tuple(dict.fromkeys(patterns or SEARCHED)),
-    )
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn what the user can mend into one line and exit code 2."""
-    try:
-        yield
-    except (SparsefillError, OSError) as error:
-        message = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        message = f"out of memory ({reason}); pass shorter --lengths"
-    else:
-        return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text.assemble(("error:", "bold red"), " ", message))
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparsefill import Dense, InputError, VerticalSlash
-from sparsefill.cli.prefill import _prompt_text
+from sparsefill import Dense, InputError, VerticalSlash, data
 from sparsefill.integrations.transformers import loading, sparse_prefill
 from sparsefill.integrations.transformers.loading import (
     DEFAULT_MODEL,
@@ -175,7 +174,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def novel(embedded: Any) -> torch.Tensor:
-    text = _prompt_text(None)[: 16 * TOKENS]
+    text = data.novel()[: 16 * TOKENS]
     return embedded.tokenizer(text, return_tensors="pt").input_ids[:, :TOKENS]
 
 

@@ -13,7 +13,7 @@ from benchmarks.gate import check_result
 from benchmarks.indices import PATTERNS
 from benchmarks.kept import dense_sample, mean_density, mean_recall
 from benchmarks.measure import Timed, Timing, run_once
-from benchmarks.problem import Problem, random_inputs
+from benchmarks.problem import Problem, all_problems, random_inputs
 from benchmarks.rows import Key
 from benchmarks.session import Session, peak_fraction, timed
 from sparsefill import SparseIndex, attend
@@ -49,12 +49,7 @@ SDPA = Entry("sdpa", "dense", 1.0)
 
 def run(request: Request, session: Session) -> None:
     """Measure one problem after the other; each is one interleaved group."""
-    problems = [
-        Problem(n, shape, dtype)
-        for n in request.lengths
-        for shape in request.shapes
-        for dtype in request.dtypes
-    ]
+    problems = all_problems(request.lengths, request.shapes, request.dtypes)
     session.plan(sum(problem.flops for problem in problems))
     for problem in problems:
         Group(problem, request, session).run()

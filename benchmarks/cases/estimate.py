@@ -17,7 +17,7 @@ from benchmarks.gate import check_result
 from benchmarks.indices import dense_index
 from benchmarks.kept import dense_sample, mean_density, mean_recall
 from benchmarks.measure import Timed, Timing, run_once
-from benchmarks.problem import Problem, Qkv, planted_inputs
+from benchmarks.problem import Problem, Qkv, all_problems, planted_inputs
 from benchmarks.rows import Key
 from benchmarks.session import Session, peak_fraction, timed
 from sparsefill import Pattern, SparseIndex, attend, estimate
@@ -58,12 +58,7 @@ def run(request: Request, session: Session, *, case: str = "estimate") -> None:
         for text in request.patterns
         for target in targets_of(text, list(request.densities))
     ]
-    problems = [
-        Problem(n, shape, dtype)
-        for n in request.lengths
-        for shape in request.shapes
-        for dtype in request.dtypes
-    ]
+    problems = all_problems(request.lengths, request.shapes, request.dtypes)
     session.plan(sum(problem.flops for problem in problems))
     for problem in problems:
         _measure(case, problem, asked, request.dense, session)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from benchmarks.problem import Problem, Qkv
 from benchmarks.rows import Key
 from benchmarks.session import Session
 from sparsefill import Dense, attend, estimate
+from sparsefill.data import novel
 from sparsefill.environment import fast_bfloat16
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import Run, architecture_of, sparse_prefill
@@ -80,8 +79,7 @@ def run(request: Request, session: Session) -> None:
 
 def prompt_ids(tokenizer: Any, tokens: int) -> Tensor:
     """Tokenize the novel that ships with the package, repeated where it is too short."""
-    packed = resources.files("sparsefill.data") / "persuasion.txt.xz"
-    text = lzma.decompress(packed.read_bytes()).decode("utf-8")
+    text = novel()
     ids = tokenizer(text[: tokens * 16], return_tensors="pt").input_ids
     if ids.shape[1] < tokens:
         ids = tokenizer(text, return_tensors="pt").input_ids

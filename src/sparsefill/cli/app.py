@@ -30,8 +30,12 @@ MethodOption = Annotated[
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn what the user can mend into one message and exit code 2."""
+def clear_errors(remedy: str = "pass fewer --tokens or a smaller model") -> Iterator[None]:
+    """Turn what the user can mend into one message and exit code 2.
+
+    Args:
+        remedy: what to do when memory runs out.
+    """
     try:
         yield
     except (SparsefillError, OSError) as error:
@@ -40,7 +44,7 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         reason = str(error).partition("\n")[0]
-        message = f"out of memory ({reason}); pass fewer --tokens or a smaller model"
+        message = f"out of memory ({reason}); {remedy}"
     else:
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import lzma
 import math
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
+from sparsefill.data import novel
 from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
@@ -138,8 +137,7 @@ def _device(name: str) -> str:
 def _prompt_text(path: Path | None) -> str:
     """Read the prompt file, or the novel that ships with the package."""
     if path is None:
-        packed = resources.files("sparsefill.data") / "persuasion.txt.xz"
-        return lzma.decompress(packed.read_bytes()).decode("utf-8")
+        return novel()
     if not path.is_file():
         raise InputError(f"no prompt file at {path}; check --prompt-file")
     try:
