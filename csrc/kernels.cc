@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "attend_kernel.h"
+#include "finite_kernel.h"
 #include "probe_kernel.h"
 
 #define SPARSEFILL_TEXT_OF(x) #x
@@ -65,6 +66,13 @@ void pool(Type type, const char* rows, int64_t stride, int64_t count, int d, flo
   of(rows, stride, count, d, total);
 }
 
+bool finite(Type type, const char* data, int64_t count) {
+  const auto of = type == Type::f32    ? all_finite<Type::f32>
+                  : type == Type::bf16 ? all_finite<Type::bf16>
+                                       : all_finite<Type::f16>;
+  return of(data, count);
+}
+
 template <bool DOT>
 double burn_registers(int64_t rounds) {
   constexpr int chains = W == 16 ? 24 : 12;
@@ -98,6 +106,7 @@ const Kernels table = {SPARSEFILL_TEXT(SPARSEFILL_ISA),
                        lines,
                        multiply,
                        pool,
+                       finite,
                        burn};
 
 }  // namespace

@@ -89,6 +89,9 @@ struct Kernels {
   // Add `rows` rows of d elements to d floats.
   void (*add_rows)(Type type, const char* rows, int64_t row, int64_t count, int d, float* total);
 
+  // Whether elements that lie side by side are all finite.
+  bool (*finite)(Type type, const char* data, int64_t count);
+
   // Run multiply-adds on registers only and return how many floating-point operations.
   double (*burn)(Type type, int64_t rounds);
 };

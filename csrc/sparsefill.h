@@ -76,6 +76,13 @@ SPARSEFILL_API void sparsefill_share_threads(void* gomp_parallel);
  * `*available` tells whether this CPU and operating system have it. */
 SPARSEFILL_API const char* sparsefill_isa(int i, int* available);
 
+/* Which of q, k and v hold NaN or infinity within their sequences' lengths: bits 1, 2 and 4 of
+ * *broken. */
+SPARSEFILL_API int sparsefill_find_not_finite(const sparsefill_layer*, const sparsefill_tensor* q,
+                                              const sparsefill_tensor* k,
+                                              const sparsefill_tensor* v, int32_t* broken,
+                                              char* message);
+
 /* Refuse an index that breaks the invariants of SparseIndex or would be read out of bounds. */
 SPARSEFILL_API int sparsefill_check_index(const sparsefill_layer*, const sparsefill_index*,
                                           char* message);

@@ -174,6 +174,36 @@ def test_inputs_that_require_grad_are_served_where_grad_is_off(quiet: Callable[[
     assert not out.requires_grad
 
 
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "heads-first": lambda x: x,
+    "heads-last": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "with-gaps": lambda x: torch.nn.functional.pad(x, (3, 5, 0, 7), value=torch.nan)[
+        :, :, : x.shape[2], 3 : 3 + x.shape[3]
+    ],
+    "rows-last": lambda x: x.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (1, 1, 1099, 39), (1, 0, 600, 17)], ids=str)
+def test_what_is_not_finite_is_found_in_any_layout(
+    dtype: torch.dtype, layout: str, place: tuple[int, ...]
+):
+    qkv = random_qkv(b=2, h=2, g=2, n=1100, d=40, dtype=dtype)
+    index = estimate(PATTERN, qkv.q, qkv.k)
+    laid_out = qkv.map(LAYOUTS[layout])
+    assert attend(*laid_out, index).out.isfinite().all()
+    sequence, head, position, _ = place
+    found = f"at sequence {sequence}, head {head}, position {position};"
+    for name, tensor in zip("qkv", laid_out, strict=True):
+        before = tensor[place].clone()
+        for value in (torch.nan, -torch.inf):
+            tensor[place] = value
+            refuse(lambda: attend(*laid_out, index), InputError, (f"{name} must be finite", found))
+        tensor[place] = before
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_padding_may_hold_anything(value: float):
     tensors = GOOD.map(lambda t: spoilt(t, value))

@@ -15,13 +15,13 @@ SOURCE = Path(sparsefill.__file__).parent
 
 MAY_IMPORT = {  # arrows are transitive
     "": {"attention"},  # the package itself only re-exports
-    "cli": {"evals", "search", "integrations", "draw", "environment", "atomic"},
+    "cli": {"evals", "search", "integrations", "draw", "environment", "atomic", "data"},
     "evals": {"attention", "profile", "metrics"},
     "search": {"attention", "profile", "metrics"},
     "integrations": {"attention", "profile", "metrics", "cost"},
     "attention": {"estimate", "kernels", "_checks"},
     "estimate": {"index", "patterns", "abi"},
-    "kernels": {"index", "abi"},
+    "kernels": {"index", "abi", "memory"},
     "kernels.__init__": {"kernels", "_checks"},
     "cost": {"patterns"},
     "metrics": {"index", "density"},
@@ -31,14 +31,15 @@ MAY_IMPORT = {  # arrows are transitive
     "from_mask": {"index"},
     "index": {"errors", "from_mask"},  # from_mask inside the method of that name only
     "patterns": {"errors"},
-    "_checks": {"errors"},
+    "_checks": {"abi"},
     "errors": set(),
     "abi": {"native", "errors"},
     "native": {"errors"},
     "environment": set(),
     "atomic": set(),
+    "memory": set(),
     "profiles": set(),  # data files
-    "data": set(),
+    "data": set(),  # texts
     "tile": set(),  # a constant: everyone may import it
 }
 ONLY_IN = {  # optional packages, and the modules named after them

@@ -122,7 +122,7 @@ class Guarded {
     memory_.shrink_to_fit();
     clear();
   }
-  void clear() { std::memset(memory_.data(), 0xff, memory_.size()); }
+  void clear() { memory_.assign(memory_.size(), static_cast<char>(0xff)); }
   char* data() { return memory_.data() + GUARD; }
   const char* data() const { return memory_.data() + GUARD; }
   int64_t size() const { return bytes_; }

@@ -498,6 +498,39 @@ void check_message(const char* message) {
     throw Failure("refused without one line of text");
 }
 
+// Write NaN or an infinity.
+void spoil(Rng& rng, int type, char* to) {
+  const uint32_t exponent = type == 0 ? 0x7f800000 : type == 1 ? 0x7f80 : 0x7c00;
+  const uint32_t sign = type == 0 ? 0x80000000 : 0x8000;
+  const uint32_t bits = exponent | (rng.chance(0.5) ? sign : 0) | static_cast<uint32_t>(rng.range(0, 1));
+  std::memcpy(to, &bits, static_cast<size_t>(size_of(type)));  // little-endian, as everywhere here
+}
+
+// Only one number that is not finite, and only where a sequence reaches, is found.
+void check_finite(Case c, const std::vector<const char*>& isas, Rng& rng) {
+  int32_t expected = 0;
+  for (size_t t = 0; t < 3; t++) {
+    const Ints& lengths = t == 0 ? c.query_lengths : c.key_lengths;
+    const int64_t s = rng.range(0, c.layer.b - 1);
+    const int64_t length = lengths[static_cast<size_t>(s)];
+    if (length == 0 || rng.chance(0.5)) continue;
+    const int64_t h = rng.range(0, (t == 0 ? c.layer.h : c.layer.g) - 1);
+    spoil(rng, c.layer.type, c.qkv[t].at(s, h, rng.range(0, length - 1)) +
+                                 rng.range(0, c.layer.d - 1) * size_of(c.layer.type));
+    expected |= 1 << t;
+  }
+  for (const char* isa : isas) {
+    const sparsefill_layer layer = c.layer_for(isa);
+    const sparsefill_tensor q = c.qkv[0].view(), k = c.qkv[1].view(), v = c.qkv[2].view();
+    int32_t broken = -1;
+    char message[SPARSEFILL_MESSAGE];
+    if (sparsefill_find_not_finite(&layer, &q, &k, &v, &broken, message) != 0)
+      throw Failure("%s: refused: %s", isa, message);
+    if (broken != expected)
+      throw Failure("%s: found %d not finite, expected %d", isa, broken, expected);
+  }
+}
+
 }  // namespace
 
 void fuzz_attend(Rng& rng, std::string& about) {
@@ -512,6 +545,7 @@ void fuzz_attend(Rng& rng, std::string& about) {
   other.threads = c.layer.threads == 1 ? 3 : 1;
   if (!(attended(c, other) == results[any]))
     throw Failure("%s: other results on %d threads", isas[any], other.threads);
+  check_finite(c, isas, rng);
 }
 
 void fuzz_hostile(Rng& rng, std::string& about) {

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int32
 from torch import Tensor
 
+from sparsefill import abi
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -87,10 +88,26 @@ def check_maths(scale: float, softcap: float | None) -> None:
         )
 
 
-def check_finite(name: str, tensor: Tensor, lengths: Int32[Tensor, " b"]) -> None:
-    """Raise if the tensor holds NaN or infinity inside the sequences' lengths."""
-    if _all_finite(tensor):
-        return
+def check_finite(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_lengths: Int32[Tensor, " b"],
+    key_lengths: Int32[Tensor, " b"],
+) -> None:
+    """Raise if a tensor holds NaN or infinity inside the sequences' lengths."""
+    lengths = {"q": query_lengths, "k": key_lengths, "v": key_lengths}
+    tensors = {"q": q, "k": k, "v": v}
+    if abi.refusal(q) is None:
+        suspects = abi.find_not_finite(q, k, v, query_lengths, key_lengths)
+    else:
+        suspects = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
+    for name in suspects:
+        _refuse_not_finite(name, tensors[name], lengths[name])
+
+
+def _refuse_not_finite(name: str, tensor: Tensor, lengths: Int32[Tensor, " b"]) -> None:
+    """Raise for the first value inside the lengths that is not finite, if there is one."""
     inside = torch.arange(tensor.shape[2], device=tensor.device) < lengths[:, None]
     broken = ~torch.isfinite(tensor) & inside[:, None, :, None]
     if not bool(broken.any()):

@@ -219,6 +219,22 @@ def index(
     )
 
 
+def find_not_finite(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    query_lengths: Int32[Tensor, " b"],
+    key_lengths: Int32[Tensor, " b"],
+) -> list[str]:
+    """Name the inputs that hold NaN or infinity inside the sequences' lengths."""
+    q, k, v = (readable(t) for t in (q, k, v))
+    queries, keys = query_lengths.contiguous(), key_lengths.contiguous()
+    of = layer(q, k, scale=1.0, softcap=None, query_lengths=queries, key_lengths=keys)
+    broken = (c_int32 * 1)()
+    call("sparsefill_find_not_finite", of, view(q), view(k), view(v), broken)
+    return [name for bit, name in enumerate("qkv") if broken[0] >> bit & 1]
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Return the address of a contiguous tensor in the CPU's memory."""
     if tensor is None:

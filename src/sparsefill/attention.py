@@ -100,8 +100,7 @@ def attend_in_stages(
     b, n, m = q.shape[0], q.shape[2], k.shape[2]
     queries = check_lengths(query_lengths, name="query_lengths", b=b, longest=n, device=q.device)
     keys = check_lengths(key_lengths, name="key_lengths", b=b, longest=m, device=q.device)
-    for name, tensor, lengths in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
-        check_finite(name, tensor, lengths)
+    check_finite(q, k, v, queries, keys)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_maths(scale, softcap)
     started = clock()

@@ -149,12 +149,7 @@ def attend(
     """
     check_qkv(q, k, v)
     check_index(q, k, index)
-    for name, tensor, lengths in (
-        ("q", q, index.query_lengths),
-        ("k", k, index.key_lengths),
-        ("v", v, index.key_lengths),
-    ):
-        check_finite(name, tensor, lengths)
+    check_finite(q, k, v, index.query_lengths, index.key_lengths)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_maths(scale, softcap)
     return attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsefill import abi
+from sparsefill import abi, memory
 from sparsefill.index import SparseIndex
 
 
@@ -36,7 +36,7 @@ def attend(
     b, h, n, d = q.shape
     q, k, v = (abi.readable(t) for t in (q, k, v))
     # heads last, as models go on
-    out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
+    out = memory.empty((b, n, h, d), q.dtype).transpose(1, 2)
     lse = torch.empty(b, h, n, dtype=torch.float32, device=q.device)
     index = index.contiguous()
     layer = abi.layer(

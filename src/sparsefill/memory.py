@@ -1,0 +1,42 @@
+"""Memory for results that a later call uses again.
+
+The system clears fresh memory page by page, which takes a tenth of a call at 2 % density
+over 32K tokens, and PyTorch keeps no freed memory on the CPU. So a large result's memory
+comes back here once nobody holds the result, and the next result of its size gets it.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SMALLEST, LARGEST = 4 << 20, 256 << 20  # bytes of a result that is worth it, and worth keeping
+
+_free: deque[Tensor] = deque(maxlen=1)  # its operations are atomic: any thread may come
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return a contiguous tensor on the CPU, not initialised."""
+    size = math.prod(shape) * dtype.itemsize
+    if not SMALLEST <= size <= LARGEST:
+        return torch.empty(shape, dtype=dtype)
+    memory = _take(size)
+    lease = memory.numpy()[:size]  # what the result's storage holds on to
+    weakref.finalize(lease, _free.append, memory).atexit = False
+    return torch.from_numpy(lease).view(dtype).view(shape)
+
+
+def _take(size: int) -> Tensor:
+    """Return at least `size` bytes: the kept ones where they fit, else fresh ones."""
+    try:
+        kept = _free.pop()
+    except IndexError:
+        kept = None
+    if kept is not None and size <= len(kept) <= 2 * size:
+        return kept
+    return torch.empty(size, dtype=torch.uint8)
