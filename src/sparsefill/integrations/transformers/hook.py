@@ -23,15 +23,19 @@ from sparsefill.cost import dense_where_cheaper
 from sparsefill.errors import UnsupportedError
 from sparsefill.estimate import estimate
 from sparsefill.integrations.transformers.masks import Spans, require_one_sequence
-from sparsefill.integrations.transformers.run import LayerCall, Run, architecture_of, layer_of
+from sparsefill.integrations.transformers.run import (
+    COMPILED_FROM,
+    LayerCall,
+    Run,
+    architecture_of,
+    layer_of,
+)
 from sparsefill.kernels import attend_unchecked, choose_backend
 from sparsefill.kernels.dense import dense_attention
 from sparsefill.metrics import density, recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import default_profile
 from sparsefill.tile import TILE
-
-COMPILED_FROM = 128  # tokens of a prompt from which our compiled dense attention is faster
 
 HARMLESS = frozenset(  # keywords that layers pass along and that do not change the maths
     {
@@ -67,9 +71,8 @@ class Call:
         """Choose how to serve this call."""
         n, m = self.q.shape[2], self.k.shape[2]
         plain = self.spans is None and self.window is None and self.softcap is None
-        earliest = self.run.min_length or COMPILED_FROM
-        if plain and (n == 1 or n == m < min(earliest, COMPILED_FROM)):
-            return "stock"  # at once: here each microsecond of a layer counts
+        if plain and self.run.leaves_to_stock(n, m):
+            return "stock"
         if n >= TILE and self.window is None and any(p != Dense() for p in self.patterns()):
             return "sparse"
         return "stock" if plain and n == m and not self.compiled() else "dense"
@@ -169,6 +172,12 @@ def sparsefill_attention(
     elif n == key.shape[2] and run.first_layer in (None, layer_of(module)):
         require_one_sequence(others.get("position_ids"))
     m = key.shape[2]
+    window = None if sliding_window is None or sliding_window >= m else sliding_window
+    plain = spans is None and window is None and softcap is None
+    unseen = not run.watched and run.on_qkv is None
+    if plain and unseen and run.leaves_to_stock(n, m):
+        # at once: on short prompts each microsecond of a layer counts
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)[0], None
     call = Call(
         module=module,
         run=run,
@@ -178,7 +187,7 @@ def sparsefill_attention(
         spans=spans,
         scale=query.shape[3] ** -0.5 if scaling is None else scaling,
         softcap=softcap,
-        window=None if sliding_window is None or sliding_window >= m else sliding_window,
+        window=window,
     )
     if run.on_qkv is not None and spans is None and n >= TILE:
         run.on_qkv(module, query, key, value, call.scale)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sparsefill.kernels import BackendName
 from sparsefill.profile import Architecture, Profile
 
+COMPILED_FROM = 128  # tokens of a prompt from which our compiled dense attention is faster
+
 OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 
 
@@ -108,6 +110,11 @@ class Run:
             return time.perf_counter()
 
         return read
+
+    def leaves_to_stock(self, n: int, m: int) -> bool:
+        """Tell whether a plain causal call is a decode step, or too short for anything to pay."""
+        earliest = COMPILED_FROM if self.min_length is None else self.min_length
+        return n == 1 or n == m < min(earliest, COMPILED_FROM)
 
     @property
     def watched(self) -> bool:
