@@ -50,12 +50,12 @@ class Costs:
 
 COSTS = {  # medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5, 2 threads
     "cpu": Costs(
-        tile=1.06,
-        row_block=2.0,
-        probe_tile=1.1,
+        tile=1.0,
+        row_block=1.3,
+        probe_tile=0.95,
         pooled_pair=0.0005,
-        pooled_row=0.23,
-        head=54.0,
+        pooled_row=0.24,
+        head=60.0,
     ),
     "torch": Costs(
         tile=2.1,
