@@ -187,12 +187,14 @@ def prefill(
             f"prefill needs {error.name}, got none; run: pip install 'sparsefill[demo]'"
         ) from None
 
-    [name] = parse_names(dtype, "--dtype", ("auto", *DTYPES))[:1]
+    names = parse_names(dtype, "--dtype", ("auto", *DTYPES))
+    if len(names) > 1:
+        raise InputError(f"--dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
     return Request(
         lengths=parse_lengths(lengths),
         model=model,
         method=method,
-        dtype=None if name == "auto" else name,
+        dtype=None if names == ["auto"] else names[0],
         recall=recall,
         dense_up_to=dense_up_to,
         min_length=min_length,

@@ -15,7 +15,7 @@
 #define SPARSEFILL_API
 #endif
 
-#define SPARSEFILL_ABI_VERSION 1
+#define SPARSEFILL_ABI_VERSION 2
 #define SPARSEFILL_MESSAGE 256
 
 #ifdef __cplusplus

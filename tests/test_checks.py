@@ -204,6 +204,17 @@ def test_what_is_not_finite_is_found_in_any_layout(
         tensor[place] = before
 
 
+@pytest.mark.parametrize("position", [0, 1023, 1024, 2047, 4099])
+@pytest.mark.parametrize("layout", ["heads-first", "heads-last"])
+def test_what_is_not_finite_is_found_by_several_threads(layout: str, position: int):
+    qkv = random_qkv(h=8, g=8, n=4100, d=64, dtype=torch.bfloat16).map(LAYOUTS[layout])
+    index = estimate(PATTERN, qkv.q, qkv.k)
+    qkv.v[0, 5, position, 63] = torch.nan
+    torch.set_num_threads(2)  # which the suite sets back for each test
+    found = f"at sequence 0, head 5, position {position};"
+    refuse(lambda: attend(*qkv, index), InputError, ("v must be finite", found))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_padding_may_hold_anything(value: float):
     tensors = GOOD.map(lambda t: spoilt(t, value))

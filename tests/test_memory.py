@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsefill import memory
+from sparsefill import AShape, memory, sparse_attention
+from tests.support.inputs import random_qkv
 
+PATTERN = AShape(sink=4, window=100)
 SHAPE = (1024, memory.SMALLEST // 2048)  # in bfloat16: the smallest that is kept
 
 
 def fresh(*, rows: int = SHAPE[0]) -> Tensor:
     return memory.empty((rows, SHAPE[1]), torch.bfloat16)
+
+
+def kept() -> list[int]:
+    """Return the addresses of memory that waits for a result."""
+    return [memory_.data_ptr() for memory_ in memory._free]
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +46,12 @@ def test_a_tensor_like_any_other():
 def test_a_result_that_nobody_holds_gives_its_memory_to_the_next():
     first = fresh()
     place = first.data_ptr()
+    assert kept() == []
     del first
-    assert fresh().data_ptr() == place
+    assert kept() == [place]
+    second = fresh()
+    assert second.data_ptr() == place
+    assert kept() == []
 
 
 def in_a_cycle(result: Tensor) -> list[Any]:
@@ -68,6 +81,7 @@ def test_whoever_holds_a_result_keeps_it(holder: str):
     place = result.data_ptr()
     del result
     gc.collect()
+    assert kept() == []
     others = [fresh().fill_(1) for _ in range(3)]
     assert place not in [other.data_ptr() for other in others]
     assert held is not None
@@ -79,10 +93,13 @@ def test_results_in_use_never_share_memory():
 
 
 def test_memory_of_another_size_is_not_used():
-    kept = fresh(rows=4096)
-    place = kept.data_ptr()
-    del kept
-    assert fresh(rows=1024).data_ptr() != place  # four times as much: too much to hold
+    large = fresh(rows=4096)
+    del large
+    assert [len(memory_) for memory_ in memory._free] == [4 * memory.SMALLEST]
+    small = fresh()  # four times as much would be too much to hold
+    assert kept() == []
+    del small
+    assert [len(memory_) for memory_ in memory._free] == [memory.SMALLEST]
 
 
 def test_only_one_result_is_kept():
@@ -102,7 +119,37 @@ def test_across_inference_mode():
     with torch.inference_mode():
         first = fresh()
         place = first.data_ptr()
+        assert first.is_inference()
         del first
+    assert kept() == [place]
     second = fresh()
     assert second.data_ptr() == place
     assert not second.is_inference()
+
+
+@pytest.mark.parametrize("n", [100, 4096])
+def test_results_stay_on_the_cpu_whatever_the_default_device_is(n: int):
+    q, k, v = random_qkv(h=8, g=2, n=n, d=64, dtype=torch.bfloat16)
+    expected = sparse_attention(q, k, v, PATTERN)
+    with torch.device("meta"):
+        got = sparse_attention(q, k, v, PATTERN)
+    assert torch.equal(got, expected)
+
+
+COMPILED = """
+import torch
+from sparsefill import AShape, sparse_attention
+
+pattern = AShape(sink=4, window=100)
+compiled = torch.compile(sparse_attention, backend="eager")
+for n in (100, 4096):
+    q, k = torch.randn(1, 8, n, 64).bfloat16(), torch.randn(1, 2, n, 64).bfloat16()
+    assert torch.equal(compiled(q, k, k, pattern), sparse_attention(q, k, k, pattern))
+"""
+
+
+def test_calls_can_be_compiled():
+    # in a process of its own: torch.compile cannot read functions whose types are checked
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

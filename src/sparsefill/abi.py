@@ -1,6 +1,6 @@
 """The C interface of the compiled kernels, as ctypes: structures and calls.
 
-Mirrors `csrc/sparsefill.h`. `estimate` and `kernels` both call through here; whoever
+Mirrors `csrc/sparsefill.h`. Everything that is compiled is called through here; whoever
 passes a tensor keeps it alive until the call returns.
 """
 

@@ -2,7 +2,8 @@
 
 The system clears fresh memory page by page, which takes a tenth of a call at 2 % density
 over 32K tokens, and PyTorch keeps no freed memory on the CPU. So a large result's memory
-comes back here once nobody holds the result, and the next result of its size gets it.
+comes back here once nobody holds the result, and the next result of its size gets it. Such
+a result cannot be resized in place.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _free: deque[Tensor] = deque(maxlen=1)  # its operations are atomic: any thread 
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a contiguous tensor on the CPU, not initialised."""
+    """Return a contiguous tensor on the CPU, not initialised, whatever torch's defaults are."""
     size = math.prod(shape) * dtype.itemsize
-    if not SMALLEST <= size <= LARGEST:
-        return torch.empty(shape, dtype=dtype)
+    if not SMALLEST <= size <= LARGEST or torch.compiler.is_compiling():
+        return torch.empty(shape, dtype=dtype, device="cpu")
     memory = _take(size)
     lease = memory.numpy()[:size]  # what the result's storage holds on to
     weakref.finalize(lease, _free.append, memory).atexit = False
@@ -39,4 +40,5 @@ def _take(size: int) -> Tensor:
         kept = None
     if kept is not None and size <= len(kept) <= 2 * size:
         return kept
-    return torch.empty(size, dtype=torch.uint8)
+    del kept  # before more is asked for
+    return torch.empty(size, dtype=torch.uint8, device="cpu")

@@ -12,7 +12,7 @@ import functools
 from importlib import metadata
 from pathlib import Path
 
-ABI_VERSION = 1  # of csrc/sparsefill.h; raised there and here whenever a signature changes
+ABI_VERSION = 2  # of csrc/sparsefill.h; raised there and here with each new function or signature
 FILE_NAME = "libsparsefill.so"
 
 REINSTALL = "reinstall with pip install --force-reinstall --no-cache-dir sparsefill"

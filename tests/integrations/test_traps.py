@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from sparsefill import AShape, Dense, UnsupportedError
 from sparsefill.integrations.transformers import sparse_prefill
 from tests.support.models import (
     LATE_ROPE,
+    SIZES,
     WINDOWED,
     assert_logits_close,
     error,
@@ -95,6 +97,24 @@ def test_packed_prompts_are_refused(pattern: Dense, ends: list[int]):
         pytest.raises(UnsupportedError, match="packed sequences"),
     ):
         logits_of(model, prompt(N), position_ids=packed)
+
+
+@pytest.mark.parametrize("kinds", [["full_attention"] * 2, ["full_attention", "sliding_attention"]])
+def test_packed_prompts_are_refused_with_a_static_cache(kinds: list[str]):
+    """Its mask tells how much is written, in some layers only."""
+    config = transformers.Qwen2Config(
+        **SIZES, layer_types=kinds, use_sliding_window=True, sliding_window=64
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    cache = transformers.StaticCache(config=config, max_batch_size=1, max_cache_len=N + 50)
+    packed = torch.cat([torch.arange(60), torch.arange(N - 60)])[None]
+    with (
+        sparse_prefill(model, Dense(), min_length=1),
+        pytest.raises(UnsupportedError, match="packed sequences"),
+        torch.inference_mode(),
+    ):
+        model(prompt(N), position_ids=packed, past_key_values=cache)
 
 
 def test_positions_may_start_anywhere():

@@ -15,14 +15,13 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers.hook import refuse_chunked, runs, sparsefill_attention
+from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
 from sparsefill.integrations.transformers.masks import padding_mask
 from sparsefill.integrations.transformers.run import (
     LayerCall,
     OnQKV,
     Run,
     architecture_of,
-    layer_of,
 )
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
@@ -73,17 +72,20 @@ def sparse_prefill(
             attention call of a prefill, to study it.
 
     Raises:
-        InputError: the model has no attention layers that transformers can redirect.
+        InputError: the model has no attention layers that transformers can redirect, or
+            `min_length` is below 1.
         ProfileError: the profile is for another architecture.
     """
+    if min_length is not None and min_length < 1:
+        raise InputError(
+            f"min_length must be at least 1, got {min_length}; pass None to predict for each head"
+        )
     modules = [m for m in _modules(model) if is_causal_attention(m)]
     if not modules:
         raise InputError(
             f"{type(model).__name__} has no causal attention layers to make sparse;"
             " pass a transformers decoder model"
         )
-    for module in modules:
-        refuse_chunked(module)
     architecture = architecture_of(modules[0].config)
     if pattern is None:
         profile = default_profile(architecture)
@@ -100,7 +102,6 @@ def sparse_prefill(
         measure_recall=measure_recall,
         on_call=on_call,
         on_qkv=on_qkv,
-        first_layer=min(layer_of(module) for module in modules),
     )
     register()
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}

@@ -165,11 +165,14 @@ def sparsefill_attention(
         return out, None
 
     run, n = run_of(module), query.shape[2]
+    if module not in run.admitted:
+        _refuse_chunked(module)
+        run.admitted.add(module)
     spans = None
     if attention_mask is not None:
         key, value = (t[:, :, : attention_mask.shape[1]] for t in (key, value))
         spans = None if bool(attention_mask.all()) else Spans(attention_mask, n)
-    elif n == key.shape[2] and run.first_layer in (None, layer_of(module)):
+    if spans is None and n == key.shape[2] and run.is_news(others.get("position_ids"), module):
         require_one_sequence(others.get("position_ids"))
     m = key.shape[2]
     window = None if sliding_window is None or sliding_window >= m else sliding_window
@@ -267,7 +270,6 @@ def run_of(module: nn.Module) -> Run:
     """Return the settings that hold for an attention module, making the default once."""
     run = runs.get(module)
     if run is None:
-        refuse_chunked(module)
         architecture = architecture_of(module.config)
         run = Run(profile=default_profile(architecture), record=False)
         runs[module] = run
@@ -287,7 +289,7 @@ def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:
         )
 
 
-def refuse_chunked(module: Any) -> None:
+def _refuse_chunked(module: Any) -> None:
     """Raise for a layer that sees only its own chunk of keys: no keyword tells."""
     kinds = getattr(module.config, "layer_types", None)
     if kinds is None:

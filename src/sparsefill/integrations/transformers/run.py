@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparsefill.errors import UnsupportedError
 from sparsefill.kernels import BackendName
 from sparsefill.profile import Architecture, Profile
 
@@ -60,7 +62,7 @@ class Run:
             dense attention), outside the recorded times.
         on_call: called after each prefill call, for progress.
         on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
-        first_layer: the layer that checks positions for all; each checks them when None.
+        admitted: layers known to be of a kind that is served.
     """
 
     profile: Profile
@@ -70,8 +72,9 @@ class Run:
     measure_recall: bool = False
     on_call: Callable[[LayerCall], None] | None = None
     on_qkv: OnQKV | None = None
-    first_layer: int | None = None
     calls: list[LayerCall] = field(default_factory=list)
+    admitted: WeakSet[nn.Module] = field(default_factory=WeakSet, repr=False)
+    _seen: tuple[Tensor | None, int] = field(default=(None, -1), init=False, repr=False)
 
     @property
     def backend_used(self) -> str | None:
@@ -116,6 +119,12 @@ class Run:
         earliest = COMPILED_FROM if self.min_length is None else self.min_length
         return n == 1 or n == m < min(earliest, COMPILED_FROM)
 
+    def is_news(self, position_ids: Tensor | None, module: nn.Module) -> bool:
+        """Tell whether no earlier layer of this forward pass was given the same positions."""
+        seen, layer = self._seen
+        self._seen = (position_ids, layer_of(module))
+        return position_ids is not seen or layer_of(module) <= layer
+
     @property
     def watched(self) -> bool:
         """Whether anyone wants to know of the calls."""
@@ -142,4 +151,9 @@ def architecture_of(config: Any) -> Architecture:
 
 def layer_of(module: Any) -> int:
     """Return the layer number of an attention module."""
+    if module.layer_idx is None:
+        raise UnsupportedError(
+            f"attention layers need a layer_idx, got None in {type(module).__name__}, which the"
+            " model's layers share; load the model with attn_implementation='sdpa'"
+        )
     return int(module.layer_idx)
