@@ -9,13 +9,32 @@ IN_VENV = PATH="$(abspath $(BIN)):$$PATH"
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 NATIVE = CMakeLists.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test check sanitize always clean
+.PHONY: demo test test-triton test-triton-oldest check sanitize always clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sparsefill prefill --out out/demo
 
-test: check
+test: check test-triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Triton's kernels without a GPU: interpreted, then compiled for four of them. Both modes need
+# processes of their own, and the interpreter wants large buffers kept (it runs 7 times faster).
+PYTEST_TRITON = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
+  -o addopts="--strict-markers --import-mode=importlib -q"
+KEEP_BUFFERS = MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
+
+test-triton: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(KEEP_BUFFERS) $(PYTEST_TRITON) tests/triton
+	$(PYTEST_TRITON) tests/triton
+
+# The same on the oldest Triton that is supported, installed beside the other.
+test-triton-oldest: $(VENV)/.triton-3.6
+	TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton-3.6 $(KEEP_BUFFERS) $(PYTEST_TRITON) tests/triton
+	PYTHONPATH=$(VENV)/triton-3.6 $(PYTEST_TRITON) tests/triton
+
+$(VENV)/.triton-3.6: $(VENV)/.dev
+	$(PIP) install --no-deps --target $(VENV)/triton-3.6 triton==3.6.0 "numpy<2.4"
+	touch $@
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -48,7 +48,10 @@ class Costs:
     head: float
 
 
-COSTS = {  # medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5, 2 threads
+# cpu, torch: medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5, 2 threads.
+# triton: an estimate, for no GPU has run it; 64 rows reach half of the best dense rate, and the
+# estimates, still of many torch operations, cost some 300 us a layer of 32 heads.
+COSTS = {
     "cpu": Costs(
         tile=1.0,
         row_block=1.3,
@@ -56,6 +59,14 @@ COSTS = {  # medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5,
         pooled_pair=0.0005,
         pooled_row=0.24,
         head=60.0,
+    ),
+    "triton": Costs(
+        tile=2.0,
+        row_block=2.0,
+        probe_tile=8.0,
+        pooled_pair=0.01,
+        pooled_row=0.2,
+        head=2700.0,
     ),
     "torch": Costs(
         tile=2.1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ BackendName = Literal[
     "auto",
     "reference",
     "torch",
+    "triton",
     "cpu",
     "cpu-amx",
     "cpu-avx512bf16",
@@ -58,6 +60,15 @@ class Backend:
     options: dict[str, str] = field(default_factory=dict)
 
 
+def _triton_refusal(q: Float[Tensor, "b h n d"]) -> str | None:
+    """Say why Triton cannot serve `q`; it is imported only for tensors on a GPU."""
+    if q.device.type != "cuda":
+        return f"needs tensors on a GPU, got {q.device}"
+    if importlib.util.find_spec("triton") is None:
+        return "needs Triton, which is not installed; run: pip install triton"
+    return importlib.import_module("sparsefill.kernels.triton").refusal(q)
+
+
 def _compiled(isa: str) -> Backend:
     """Describe the compiled kernels, restricted to one instruction set."""
     return Backend(
@@ -75,6 +86,11 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(
         module="sparsefill.kernels.torch", about="portable; plain torch operations on any device"
     ),
+    "triton": Backend(
+        module="sparsefill.kernels.triton",
+        about="Triton kernels for GPUs; verified without one, not yet run on any",
+        refusal=_triton_refusal,
+    ),
     "cpu": Backend(
         module="sparsefill.kernels.cpu",
         about="compiled kernels for CPUs; picks the best instruction set",
@@ -83,7 +99,7 @@ BACKENDS: dict[str, Backend] = {
     **{f"cpu-{isa}": _compiled(isa) for isa in abi.ISAS},
 }
 
-AUTO_ORDER = ("cpu", "torch")  # fastest first; the oracle is never chosen
+AUTO_ORDER = ("triton", "cpu", "torch")  # fastest first; the oracle is never chosen
 
 
 def choose_backend(backend: str, q: Float[Tensor, "b h n d"]) -> str:

@@ -1,0 +1,159 @@
+"""The Triton kernels as compilers for four GPUs make them, without any GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
+
+from sparsefill import SparseIndex
+from sparsefill.kernels import triton as backend
+from tests.triton.compile import SHARED_LIMITS, TARGETS, Launch, Report, compile_for, report
+
+MILLION = 1 << 20
+LISTS = {  # what the index of a layer may use
+    "lines": {"slashes": 6096, "columns": 1000},
+    "blocks": {"tiles": MILLION},
+    "mixed": {"slashes": 6096, "columns": 1000, "tiles": MILLION},
+}
+
+
+def meta_index(*, b: int, x: int, n: int, slashes: int = 0, columns: int = 0, tiles: int = 0):
+    """Make an index without contents."""
+    size: dict[str, tuple[int, ...]] = {
+        "query_lengths": (b,),
+        "key_lengths": (b,),
+        "slash_counts": (b, x),
+        "slash_tiles": (b, x, slashes),
+        "column_counts": (b, x),
+        "column_indices": (b, x, columns),
+    }
+    if tiles:
+        size |= {"row_ptr": (b, x, -(-n // 64) + 1), "tile_starts": (tiles,)}
+    lists: dict[str, Any] = {
+        name: torch.empty(shape, dtype=torch.int32, device="meta") for name, shape in size.items()
+    }
+    return SparseIndex(n=n, m=n, **lists)
+
+
+@cache
+def compiled(
+    target: str, lists: str, d: int = 128, dtype: torch.dtype = torch.bfloat16, *,
+    n: int = MILLION, softcap: float | None = None, heads_last: bool = False,
+) -> tuple[Launch, ...]:  # fmt: skip
+    """Compile a layer of Llama-3-8B's heads."""
+    b, h, g = 1, 32, 8
+
+    def tensor(heads: int) -> torch.Tensor:
+        if heads_last:
+            return torch.empty(b, n, heads, d, dtype=dtype, device="meta").transpose(1, 2)
+        return torch.empty(b, heads, n, d, dtype=dtype, device="meta")
+
+    index = meta_index(b=b, x=h, n=n, **LISTS[lists])
+    with compile_for(target) as launches:
+        backend.attend(tensor(h), tensor(g), tensor(g), index, scale=0.1, softcap=softcap)
+    return tuple(launches)
+
+
+def attend_report(*arguments: Any, **options: Any) -> tuple[Launch, Report]:
+    launch = compiled(*arguments, **options)[-1]
+    assert launch.name == "attend_kernel"
+    return launch, report(launch)
+
+
+MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
+NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
+DIMS = (64, 80, 96, 128, 256)
+SPILLED = {("sm_100", 80, "blocks"): 8}  # bytes: one register, stored and loaded once
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_register_spills_and_shared_memory_suffices(target: str, d: int, lists: str):
+    _, own = attend_report(target, lists, d)
+    spilled = SPILLED.get((target, d, lists), 0)
+    assert own.stack == spilled
+    assert own.instructions["LDL"] + own.instructions["STL"] == spilled // 4
+    assert own.shared <= SHARED_LIMITS[target]
+
+
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_run_on_matrix_units(target: str, d: int):
+    _, own = attend_report(target, "lines", d)
+    used = sum(n for name, n in own.instructions.items() if name.startswith(MATRIX[target]))
+    assert used > 0
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_loads_are_wide(target: str):
+    _, own = attend_report(target, "lines")
+    assert own.instructions["LDGSTS.E.BYPASS.128"] > 0
+    assert not own.instructions["LDG.E.U16"] + own.instructions["LDG.E.U8"]
+
+
+@pytest.mark.parametrize("lists", ["lines", "blocks"])
+@pytest.mark.parametrize("target", NVIDIA)
+def test_whole_tiles_are_pipelined(target: str, lists: str):
+    """Copies of later tiles are under way before the loop begins, and two deep inside."""
+    launch, _ = attend_report(target, lists)
+    code = launch.kernel.asm["ttgir"]
+    loops = code.split("scf.for")
+    ahead = [before for before in loops[:-1] if "async_copy_global_to_local" in before]
+    assert ahead, "no loop has copies before it"
+    waits = [int(n) for n in re.findall(r"async_wait.*num = (\d+)", code)]
+    assert max(waits) >= 2
+
+
+@pytest.mark.parametrize("d", [64, 96, 128])
+def test_softmax_rows_stay_within_a_warp(d: int):
+    launch, _ = attend_report("sm_80", "lines", d)
+    layouts = re.findall(r"#mma.*warpsPerCTA = \[(\d+), (\d+)\]", launch.kernel.asm["ttgir"])
+    assert layouts
+    assert all(columns == "1" for _, columns in layouts)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_head_dim_of_96_needs_less_memory_than_128(target: str):
+    (_, narrow), (_, wide) = (attend_report(target, "blocks", d) for d in (96, 128))
+    assert narrow.shared < wide.shared
+
+
+def test_a_head_dim_of_96_costs_three_quarters_of_128():
+    (_, narrow), (_, wide) = (attend_report("sm_80", "blocks", d) for d in (96, 128))
+    assert narrow.instructions["HMMA"] == 0.75 * wide.instructions["HMMA"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_every_maths_compiles(target: str, dtype: torch.dtype, softcap: float | None):
+    _, own = attend_report(target, "mixed", 128, dtype, softcap=softcap)
+    assert own.stack == 0
+
+
+def test_a_million_tokens_heads_last_need_64_bit_offsets_and_little_memory():
+    launches = compiled("sm_90", "lines", heads_last=True)
+    names = [launch.name for launch in launches]
+    assert names == ["plan_rows", "plan_covered", "attend_kernel"]
+    assert launches[-1].grid == (32 * MILLION // 64,)
+    index = meta_index(b=1, x=32, n=MILLION, **LISTS["lines"])
+    with compile_for("sm_90"):
+        plan = backend.make_plan(index)
+    assert plan.rows.nbytes + plan.covered.nbytes < 12 * 2**20
+
+
+def test_a_new_length_compiles_nothing_new():
+    (first, _), (second, _) = (
+        attend_report("sm_80", "lines", n=n) for n in (MILLION, MILLION - 64 * 7)
+    )
+    assert first.kernel.hash == second.kernel.hash

@@ -1,0 +1,123 @@
+"""The Triton backend in Triton's interpreter, against the oracle: `make test-triton`.
+
+The interpreter runs kernels on the CPU, program after program. It shows values, masks and
+memory accesses; it knows nothing of speed, registers or races.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
+
+from sparsefill import Attended, Dense, SparseIndex, VerticalSlash, estimate
+from sparsefill.kernels import triton as backend
+from sparsefill.kernels.triton.launch import INTERPRETED
+from tests.kernels.test_backends import CASES, Case, case_inputs, measurable
+from tests.support.closeness import assert_attended
+from tests.support.inputs import Qkv, patterns_of, random_qkv
+from tests.support.strategies import Shape, random_index, shapes
+from tests.triton import guard
+
+guard.install()
+
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+SERVED = sorted(
+    {
+        case._replace(dtype=dtype)
+        for case in CASES
+        for dtype in DTYPES
+        if case.n <= 200 and (case.m or 0) <= 200 and case.dtype in ("f32", dtype)
+    },
+    key=str,
+)
+
+
+def attend(qkv: Qkv, index: SparseIndex, **maths: Any) -> Attended:
+    """Attend, checking that everything is stored exactly once."""
+    options = {"scale": qkv.q.shape[-1] ** -0.5, "softcap": None} | maths
+    with guard.written_once():
+        return Attended(*backend.attend(*qkv, index, **options))
+
+
+def judge(qkv: Qkv, index: SparseIndex, **maths: Any) -> None:
+    assert_attended(attend(qkv, index, **maths), qkv, index, **maths)
+
+
+def test_runs_in_the_interpreter():
+    assert INTERPRETED
+
+
+@pytest.mark.parametrize("case", SERVED, ids=str)
+def test_stays_within_the_error_budget(case: Case):
+    qkv, index = case_inputs(case)
+    judge(qkv, index, softcap=case.softcap)
+
+
+@settings(max_examples=40)
+@given(
+    shape=shapes(longest=150).map(measurable),
+    shared=st.booleans(),
+    d=st.sampled_from([16, 40, 64]),
+    dtype=st.sampled_from([*DTYPES]),
+)
+def test_any_index_stays_within_the_error_budget(shape: Shape, shared: bool, d: int, dtype: str):
+    """Ragged batches full of NaN, chunks, and tiles that stand anywhere beside columns."""
+    qkv = shape._replace(d=d).qkv(DTYPES[dtype])
+    index = random_index(shape, x=shape.g if shared else shape.h)
+    clean = qkv.map(torch.nan_to_num)
+    assert_attended(attend(qkv, index), clean, index)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 4.0])
+def test_any_scale(scale: float):
+    qkv = random_qkv(b=2, h=6, g=2, n=130, d=32, dtype=torch.bfloat16)
+    judge(qkv, estimate(patterns_of("mixed", 6), qkv.q, qkv.k), scale=scale)
+
+
+@pytest.mark.parametrize("name", ["heads-last", "with-gaps", "one-key-for-all"])
+def test_reads_any_strides(name: str):
+    qkv = random_qkv(b=2, h=6, g=2, n=130, d=32, dtype=torch.float16)
+    index = estimate(patterns_of("mixed", 6), qkv.q, qkv.k)
+    if name == "one-key-for-all":
+        qkv = qkv._replace(k=qkv.k[:, :, :1].expand_as(qkv.k), v=qkv.v[:, :1].expand_as(qkv.v))
+    elif name == "heads-last":
+        qkv = qkv.map(lambda t: t.transpose(1, 2).contiguous().transpose(1, 2))
+    else:
+        wide = qkv.map(lambda t: torch.nn.functional.pad(t, (8, 8), value=torch.nan))
+        qkv = wide.map(lambda t: t[..., 8:-8])
+    judge(qkv, index)
+
+
+def test_columns_inside_slash_tiles_count_once():
+    qkv = random_qkv(b=2, h=4, g=2, n=200, d=32, dtype=torch.float16)
+    pattern = VerticalSlash(verticals=120, slashes=3, probe=64, sink=4, window=3)
+    judge(qkv, estimate(pattern, qkv.q, qkv.k))
+
+
+def test_dense_is_dense_attention():
+    qkv = random_qkv(h=4, g=2, n=130, d=64, dtype=torch.float16)
+    got = attend(qkv, estimate(Dense(), qkv.q, qkv.k))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *qkv.map(lambda t: t.double()), is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(got.out.double(), expected, atol=2e-3, rtol=0)
+
+
+def test_lists_out_of_order_are_caught_by_the_guard():
+    """What a broken index would make the kernel read shows as an error, not as numbers."""
+    qkv = random_qkv(h=2, g=1, n=130, d=32, dtype=torch.float16)
+    index = estimate(VerticalSlash(verticals=20, slashes=6), qkv.q, qkv.k)
+    columns = index.column_indices.clone()
+    columns[..., 0] = 10**6
+    with pytest.raises(Exception, match="outside of every tensor"):
+        attend(qkv, replace(index, column_indices=columns))
