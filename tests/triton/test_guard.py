@@ -17,6 +17,8 @@ import triton.language as tl
 from tests.triton import guard
 
 guard.install()
+# the interpreter of Triton 3.6 does this to numpy
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 
 @triton.jit

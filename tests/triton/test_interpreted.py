@@ -29,6 +29,8 @@ from tests.support.strategies import Shape, random_index, shapes
 from tests.triton import guard
 
 guard.install()
+# the interpreter of Triton 3.6 does this to numpy
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 SERVED = sorted(

@@ -1,0 +1,63 @@
+"""Layers of attention at a million tokens, compiled and never launched."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from sparsefill import SparseIndex
+from sparsefill.kernels import triton as backend
+from tests.triton.compile import Launch, Report, compile_for, report
+
+DIMS = (64, 80, 96, 128, 256)
+MILLION = 1 << 20
+LISTS = {  # what the index of a layer may use
+    "lines": {"slashes": 6096, "columns": 1000},
+    "blocks": {"tiles": MILLION},
+    "mixed": {"slashes": 6096, "columns": 1000, "tiles": MILLION},
+}
+
+
+def meta_index(*, b: int, x: int, n: int, slashes: int = 0, columns: int = 0, tiles: int = 0):
+    """Make an index without contents."""
+    size: dict[str, tuple[int, ...]] = {
+        "query_lengths": (b,),
+        "key_lengths": (b,),
+        "slash_counts": (b, x),
+        "slash_tiles": (b, x, slashes),
+        "column_counts": (b, x),
+        "column_indices": (b, x, columns),
+    }
+    if tiles:
+        size |= {"row_ptr": (b, x, -(-n // 64) + 1), "tile_starts": (tiles,)}
+    lists: dict[str, Any] = {
+        name: torch.empty(shape, dtype=torch.int32, device="meta") for name, shape in size.items()
+    }
+    return SparseIndex(n=n, m=n, **lists)
+
+
+@cache
+def compiled(
+    target: str, lists: str, d: int = 128, dtype: torch.dtype = torch.bfloat16, *,
+    n: int = MILLION, softcap: float | None = None, heads_last: bool = False,
+) -> tuple[Launch, ...]:  # fmt: skip
+    """Compile a layer of Llama-3-8B's heads."""
+    b, h, g = 1, 32, 8
+
+    def tensor(heads: int) -> torch.Tensor:
+        if heads_last:
+            return torch.empty(b, n, heads, d, dtype=dtype, device="meta").transpose(1, 2)
+        return torch.empty(b, heads, n, d, dtype=dtype, device="meta")
+
+    index = meta_index(b=b, x=h, n=n, **LISTS[lists])
+    with compile_for(target) as launches:
+        backend.attend(tensor(h), tensor(g), tensor(g), index, scale=0.1, softcap=softcap)
+    return tuple(launches)
+
+
+def attend_report(*arguments: Any, **options: Any) -> tuple[Launch, Report]:
+    launch = compiled(*arguments, **options)[-1]
+    assert launch.name == "attend_kernel"
+    return launch, report(launch)
