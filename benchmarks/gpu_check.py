@@ -116,7 +116,7 @@ def main() -> None:
     """Run everything that the time allows; exit code 1 if a value was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu_check.jsonl")
-    parser.add_argument("--seconds", type=float, default=500, help="stop beginning new rows then")
+    parser.add_argument("--seconds", type=float, default=440, help="stop beginning new rows then")
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
     parser.add_argument("--device", default="cuda", help="cpu: in Triton's interpreter")
     parser.add_argument("--heads", default="x".join(map(str, LLAMA_3_8B)))

@@ -20,7 +20,10 @@ from tools.triton_table import TABLE, row_of
 
 MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
-SPILLED = {("sm_100", 80, "blocks"): 8}  # bytes: one register, stored and loaded once
+SPILLED = {  # bytes, on one of the Triton versions: one register, stored and loaded once
+    ("sm_80", 128, "lines"): 8,  # 3.6.0
+    ("sm_100", 80, "blocks"): 8,  # 3.7.1
+}
 
 
 @pytest.mark.parametrize("lists", LISTS)
@@ -29,8 +32,8 @@ SPILLED = {("sm_100", 80, "blocks"): 8}  # bytes: one register, stored and loade
 def test_no_register_spills_and_shared_memory_suffices(target: str, d: int, lists: str):
     _, own = attend_report(target, lists, d)
     spilled = SPILLED.get((target, d, lists), 0)
-    assert own.stack == spilled
-    assert own.instructions["LDL"] + own.instructions["STL"] == spilled // 4
+    assert own.stack <= spilled
+    assert own.instructions["LDL"] + own.instructions["STL"] <= spilled // 4
     assert own.shared <= SHARED_LIMITS[target]
     table = TABLE.read_text("utf-8")
     if f"Triton {triton.__version__}" in table:

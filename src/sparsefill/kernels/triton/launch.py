@@ -35,12 +35,11 @@ def settings_for(d: int) -> Settings:
         d: head dimension.
     """
     if INTERPRETED:
-        return Settings(warps=4, stages=1, column_stages=1)  # it takes no notice
+        return Settings(4, 1, 1)  # it takes no notice
     target: Any = triton.runtime.driver.active.get_current_target()
     if target.backend == "hip":
-        return Settings(warps=4, stages=2 if d <= 128 else 1, column_stages=1)
-    if d > 128:
-        return Settings(warps=8, stages=3, column_stages=3)
-    if target.arch < 90 and d > 64:
-        return Settings(warps=8, stages=5, column_stages=3)  # with 4 warps registers spill
-    return Settings(warps=4, stages=5, column_stages=3)
+        return Settings(4, 2 if d <= 128 else 1, 1)
+    if target.arch >= 90:
+        return Settings(4, 5, 1) if d <= 128 else Settings(8, 3, 3)
+    warps = 4 if d <= 64 else 8  # with 4 registers spill
+    return Settings(warps, 5 if d <= 128 else 3, 1)
