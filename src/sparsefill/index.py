@@ -34,8 +34,8 @@ class SparseIndex:
       row_block_end - o)`, in every row block. Ascending, at least 64 apart, `o >= 0`.
     * `column_indices`: single keys, the same in every row block. Ascending, unique.
     * `tile_starts[row_ptr[b, x, i] : row_ptr[b, x, i + 1]]`: first keys of the further
-      64-key tiles of row block `i`. Ascending, at least 64 apart, apart from the slash
-      tiles of that row block.
+      64-key tiles of row block `i`. Above -64, ascending, at least 64 apart, apart from the
+      slash tiles of that row block.
 
     Details. The head axis `x` is `h`, or `g` when the query heads of a group share one
     index. A key that both a column and a tile name counts once. The part of a tile

@@ -13,8 +13,10 @@ from tests.triton.compile import Launch, Report, compile_for, report
 
 DIMS = (64, 80, 96, 128, 256)
 MILLION = 1 << 20
+SHIPPED = ("lines", "blocks", "mixed")
 LISTS = {  # what the index of a layer may use
     "lines": {"slashes": 6096, "columns": 1000},
+    "few-lines": {"slashes": 200, "columns": 30},
     "blocks": {"tiles": MILLION},
     "mixed": {"slashes": 6096, "columns": 1000, "tiles": MILLION},
 }

@@ -23,7 +23,10 @@ from sparsefill.kernels.triton.plan import PLANNED, plan_covered, plan_rows
 from sparsefill.tile import TILE
 
 DTYPES = (torch.bfloat16, torch.float16)
-HEAD_DIMS = (*range(16, 129, 8), 256)  # those that no device spills registers for
+HEAD_DIMS = (*range(16, 129, 16), 256)  # rows of others are loaded two bytes at a time
+OLDEST = (8, 0)  # compute capability
+SHARED_FOR_256 = 167936  # bytes of shared memory that a block needs at head_dim 256
+FARTHEST = 1 << 25  # elements between rows: places in a tile are 32-bit
 LOG2_E = 1.4426950408889634
 # their arguments are typed as the constants that kernels see
 launch_attend: Any = attend_kernel
@@ -52,7 +55,15 @@ def refusal(q: Float[Tensor, "b h n d"]) -> str | None:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return f"needs one of {allowed}, got {q.dtype}"
     if q.shape[-1] not in HEAD_DIMS:
-        return f"needs a head_dim that is a multiple of 8 in 16..128, or 256, got {q.shape[-1]}"
+        return f"needs a head_dim that is a multiple of 16 up to 128, or 256, got {q.shape[-1]}"
+    if torch.version.hip is not None:
+        return None
+    capability = torch.cuda.get_device_capability(q.device)
+    if capability < OLDEST:
+        return f"needs a GPU of compute capability 8.0 or newer, got {capability}"
+    shared = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
+    if q.shape[-1] > 128 and shared < SHARED_FOR_256 and capability != OLDEST:
+        return f"needs {SHARED_FOR_256} bytes of shared memory at head_dim 256, got {shared}"
     return None
 
 
@@ -68,19 +79,19 @@ def attend(
     """Attend over the cells of `index`."""
     b, h, n, d = q.shape
     g = k.shape[1]
-    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    q, k, v = (_readable(t) for t in (q, k, v))
     out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
     lse = torch.empty(b, h, n, dtype=torch.float32, device=q.device)
     index = index.contiguous()
     first, second = split_head_dim(d)
-    settings = settings_for(d)
     with _on(q.device):
+        settings = settings_for(d)
         plan = make_plan(index)
         launch_attend[(b * h * index.row_blocks,)](
-            q, *q.stride()[:3],
-            k, *k.stride()[:3],
-            v, *v.stride()[:3],
-            out, *out.stride()[:3],
+            q, *_strides(q),
+            k, *_strides(k),
+            v, *_strides(v),
+            out, *_strides(out),
             lse,
             index.query_lengths, index.key_lengths,
             index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
@@ -104,7 +115,7 @@ def make_plan(index: SparseIndex) -> Plan:
     b, x, rows = index.b, index.x, index.row_blocks
     there = _lists_there(index)
     capacities = index.slash_tiles.shape[-1], index.column_indices.shape[-1]
-    longest = max(*capacities, 0 if index.tile_starts is None else index.m + TILE)
+    longest = max(*capacities, 0 if index.tile_starts is None else index.m // TILE + 2)
     steps = longest.bit_length()
     planned = torch.empty(b, x, rows, PLANNED, dtype=torch.int32, device=index.device)
     launch_plan_rows[(b * x, -(-rows // PLAN_BLOCK))](
@@ -138,6 +149,19 @@ def split_head_dim(d: int) -> tuple[int, int]:
         first //= 2
     rest = d - first
     return first, max(16, 1 << (rest - 1).bit_length()) if rest else 0
+
+
+def _readable(tensor: Float[Tensor, "b heads length d"]) -> Float[Tensor, "b heads length d"]:
+    """Return the tensor itself, or a copy if its rows cannot be loaded 16 bytes at a time."""
+    *others, row, last = tensor.stride()
+    aligned = all(stride % 16 == 0 for stride in (*others, row)) and tensor.data_ptr() % 16 == 0
+    return tensor if aligned and last == 1 and row < FARTHEST else tensor.contiguous()
+
+
+def _strides(tensor: Float[Tensor, "b heads length d"]) -> tuple[int, int, int]:
+    """Return the strides; 0 for a single sequence, whose stride would only pick a kernel."""
+    sequence, head, row, _ = tensor.stride()
+    return (0 if len(tensor) == 1 else sequence), head, row
 
 
 def _lists_there(index: SparseIndex) -> dict[str, bool]:

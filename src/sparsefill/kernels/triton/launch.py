@@ -39,7 +39,7 @@ def settings_for(d: int) -> Settings:
     target: Any = triton.runtime.driver.active.get_current_target()
     if target.backend == "hip":
         return Settings(4, 2 if d <= 128 else 1, 1)
-    if target.arch >= 90:
+    if 90 <= target.arch < 120:  # from 120 on with the matrix units of 80 again
         return Settings(4, 5, 1) if d <= 128 else Settings(8, 3, 3)
     warps = 4 if d <= 64 else 8  # with 4 registers spill
     return Settings(warps, 5 if d <= 128 else 3, 1)

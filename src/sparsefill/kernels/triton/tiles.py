@@ -18,7 +18,7 @@ def search_below(list_ptr, first, last, value, steps, there):
     Elementwise over blocks of any shape; `steps` is at least the bits of the longest list.
     """
     for _ in range(steps):
-        middle = (first + last) // 2
+        middle = first + (last - first) // 2
         open_ = there & (first < last)
         entry = tl.load(list_ptr + middle, mask=open_, other=0)
         below = open_ & (entry < value)
