@@ -20,8 +20,8 @@ MAY_IMPORT = {  # arrows are transitive
     "search": {"attention", "profile", "metrics"},
     "integrations": {"attention", "profile", "metrics", "cost"},
     "attention": {"estimate", "kernels", "_checks"},
-    "estimate": {"index", "patterns", "abi"},
-    "kernels": {"index", "abi", "memory"},
+    "estimate": {"index", "patterns", "abi", "gpu"},
+    "kernels": {"index", "abi", "memory", "gpu"},
     "kernels.__init__": {"kernels", "_checks"},
     "cost": {"patterns"},
     "metrics": {"index", "density"},
@@ -35,6 +35,7 @@ MAY_IMPORT = {  # arrows are transitive
     "errors": set(),
     "abi": {"native", "errors"},
     "native": {"errors"},
+    "gpu": set(),
     "environment": set(),
     "atomic": set(),
     "memory": set(),
@@ -43,7 +44,7 @@ MAY_IMPORT = {  # arrows are transitive
     "tile": set(),  # a constant: everyone may import it
 }
 ONLY_IN = {  # optional packages, and the modules named after them
-    "triton": ("kernels.triton",),
+    "triton": ("gpu.scores", "estimate.triton", "kernels.triton"),
     "transformers": ("integrations.transformers",),
     "vllm": ("integrations.vllm",),
     "matplotlib": ("draw", "cli"),

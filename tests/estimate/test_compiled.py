@@ -45,7 +45,7 @@ def heads_of(dtype: torch.dtype, *, n: int, m: int, d: int = 64, **settings: obj
         "softcap": None,
         "query_lengths": torch.tensor([n, max(0, n - 3)], dtype=torch.int32),
         "key_lengths": torch.tensor([m, max(0, m - 7)], dtype=torch.int32),
-        "compiled": True,
+        "kernels": compiled,
     }
     return Heads(**{**fields, **settings})  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sparsefill import SparseIndex
+from sparsefill.gpu import Loads
 from sparsefill.kernels import triton as backend
 from tests.triton.compile import Launch, Report, compile_for, report
 
@@ -44,6 +45,7 @@ def meta_index(*, b: int, x: int, n: int, slashes: int = 0, columns: int = 0, ti
 def compiled(
     target: str, lists: str, d: int = 128, dtype: torch.dtype = torch.bfloat16, *,
     n: int = MILLION, softcap: float | None = None, heads_last: bool = False,
+    loads: Loads | None = None,
 ) -> tuple[Launch, ...]:  # fmt: skip
     """Compile a layer of Llama-3-8B's heads."""
     b, h, g = 1, 32, 8
@@ -55,7 +57,9 @@ def compiled(
 
     index = meta_index(b=b, x=h, n=n, **LISTS[lists])
     with compile_for(target) as launches:
-        backend.attend(tensor(h), tensor(g), tensor(g), index, scale=0.1, softcap=softcap)
+        backend.attend(
+            tensor(h), tensor(g), tensor(g), index, scale=0.1, softcap=softcap, loads=loads
+        )
     return tuple(launches)
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
 
+from sparsefill.gpu import Loads
 from sparsefill.kernels import triton as backend
 from tests.triton.compile import SHARED_LIMITS, TARGETS, compile_for
 from tests.triton.layers import DIMS, LISTS, MILLION, SHIPPED, attend_report, compiled, meta_index
@@ -20,9 +21,9 @@ from tools.triton_table import TABLE, row_of
 
 MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
+WITH_DESCRIPTORS = ["sm_90", "sm_100"]
 SPILLED = {  # bytes, on one of the Triton versions: one register, stored and loaded once
     ("sm_80", 128, "lines"): 8,  # 3.6.0
-    ("sm_100", 80, "blocks"): 8,  # 3.7.1
 }
 
 
@@ -48,24 +49,47 @@ def test_products_run_on_matrix_units(target: str, d: int):
     assert used > 0
 
 
+@pytest.mark.parametrize("lists", SHIPPED)
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("target", WITH_DESCRIPTORS)
+def test_pointers_asked_for_do_not_spill_either(target: str, d: int, lists: str):
+    _, own = attend_report(target, lists, d, loads="pointers")
+    assert own.stack == 0
+    assert own.instructions["UTMALDG"] == 0
+
+
+@pytest.mark.parametrize("d", [d for d in DIMS if d <= 128])
+@pytest.mark.parametrize("target", WITH_DESCRIPTORS)
+def test_tiles_are_loaded_by_descriptors(target: str, d: int):
+    _, own = attend_report(target, "lines", d)
+    assert own.instructions["UTMALDG"] > 0
+
+
 @pytest.mark.parametrize("target", NVIDIA)
 def test_loads_are_wide(target: str):
-    _, own = attend_report(target, "lines")
+    _, own = attend_report(target, "lines", loads="pointers")
     assert own.instructions["LDGSTS.E.BYPASS.128"] > 0
     assert not own.instructions["LDG.E.U16"] + own.instructions["LDG.E.U8"]
 
 
 @pytest.mark.parametrize("lists", ["lines", "blocks"])
+@pytest.mark.parametrize("loads", ["pointers", "descriptors"])
 @pytest.mark.parametrize("target", NVIDIA)
-def test_whole_tiles_are_pipelined(target: str, lists: str):
+def test_whole_tiles_are_pipelined(target: str, loads: Loads, lists: str):
     """Copies of later tiles are under way before the loop begins, and two deep inside."""
-    launch, _ = attend_report(target, lists)
+    if loads == "descriptors" and target not in WITH_DESCRIPTORS:
+        return
+    launch, _ = attend_report(target, lists, loads=loads)
     code = launch.kernel.asm["ttgir"]
-    loops = code.split("scf.for")
-    ahead = [before for before in loops[:-1] if "async_copy_global_to_local" in before]
-    assert ahead, "no loop has copies before it"
-    waits = [int(n) for n in re.findall(r"async_wait.*num = (\d+)", code)]
-    assert max(waits) >= 2
+    copy = "async_tma_copy_global" if loads == "descriptors" else "async_copy_global_to_local"
+    before_loop = code.split("scf.for")[:-1]
+    ahead = max(before.count(copy) for before in before_loop)
+    if loads == "descriptors":
+        assert ahead >= 2 * 2 * 2  # two tiles, of keys and of values, in two parts
+    else:
+        assert ahead
+        waits = [int(n) for n in re.findall(r"async_wait.*num = (\d+)", code)]
+        assert max(waits) >= 2
 
 
 @pytest.mark.parametrize("d", [64, 96, 128])

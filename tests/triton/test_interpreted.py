@@ -6,6 +6,7 @@ memory accesses; it knows nothing of speed, registers or races.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -20,8 +21,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
 
 from sparsefill import Attended, Dense, SparseIndex, VerticalSlash, estimate
+from sparsefill.gpu import Loads
+from sparsefill.gpu.scores import INTERPRETED
 from sparsefill.kernels import triton as backend
-from sparsefill.kernels.triton.launch import INTERPRETED
 from tests.kernels.test_backends import CASES, Case, case_inputs, measurable
 from tests.support.closeness import assert_attended
 from tests.support.inputs import Qkv, patterns_of, random_qkv
@@ -32,6 +34,7 @@ guard.install()
 # the interpreter of Triton 3.6 does this to numpy
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
+LOADS: tuple[Loads, ...] = ("pointers", "descriptors")
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -44,25 +47,25 @@ def served() -> list[Case]:
     return sorted({*own, *other}, key=str)
 
 
-def attend(qkv: Qkv, index: SparseIndex, **maths: Any) -> Attended:
+def attend(qkv: Qkv, index: SparseIndex, loads: Loads = "pointers", **maths: Any) -> Attended:
     """Attend, checking that everything is stored exactly once."""
     options = {"scale": qkv.q.shape[-1] ** -0.5, "softcap": None} | maths
     with guard.written_once():
-        return Attended(*backend.attend(*qkv, index, **options))
+        return Attended(*backend.attend(*qkv, index, loads=loads, **options))
 
 
-def judge(qkv: Qkv, index: SparseIndex, **maths: Any) -> None:
-    assert_attended(attend(qkv, index, **maths), qkv, index, **maths)
+def judge(qkv: Qkv, index: SparseIndex, loads: Loads = "pointers", **maths: Any) -> None:
+    assert_attended(attend(qkv, index, loads, **maths), qkv, index, **maths)
 
 
 def test_runs_in_the_interpreter():
     assert INTERPRETED
 
 
-@pytest.mark.parametrize("case", served(), ids=str)
-def test_stays_within_the_error_budget(case: Case):
+@pytest.mark.parametrize(("loads", "case"), [*zip(itertools.cycle(LOADS), served())], ids=str)
+def test_stays_within_the_error_budget(loads: Loads, case: Case):
     qkv, index = case_inputs(case)
-    judge(qkv, index, softcap=case.softcap)
+    judge(qkv, index, softcap=case.softcap, loads=loads)
 
 
 @settings(max_examples=40)
@@ -71,13 +74,16 @@ def test_stays_within_the_error_budget(case: Case):
     shared=st.booleans(),
     d=st.sampled_from([16, 40, 64]),
     dtype=st.sampled_from([*DTYPES]),
+    loads=st.sampled_from(LOADS),
 )
-def test_any_index_stays_within_the_error_budget(shape: Shape, shared: bool, d: int, dtype: str):
+def test_any_index_stays_within_the_error_budget(
+    shape: Shape, shared: bool, d: int, dtype: str, loads: Loads
+):
     """Ragged batches full of NaN, chunks, and tiles that stand anywhere beside columns."""
     qkv = shape._replace(d=d).qkv(DTYPES[dtype])
     index = random_index(shape, x=shape.g if shared else shape.h)
     clean = qkv.map(torch.nan_to_num)
-    assert_attended(attend(qkv, index), clean, index)
+    assert_attended(attend(qkv, index, loads=loads), clean, index)
 
 
 @settings(max_examples=60)
@@ -123,8 +129,9 @@ def test_any_scale(scale: float):
     judge(qkv, estimate(patterns_of("mixed", 6), qkv.q, qkv.k), scale=scale)
 
 
+@pytest.mark.parametrize("loads", LOADS)
 @pytest.mark.parametrize("name", ["heads-last", "with-gaps", "one-key-for-all"])
-def test_reads_any_strides(name: str):
+def test_reads_any_strides(name: str, loads: Loads):
     qkv = random_qkv(b=2, h=6, g=2, n=130, d=32, dtype=torch.float16)
     index = estimate(patterns_of("mixed", 6), qkv.q, qkv.k)
     if name == "one-key-for-all":
@@ -134,7 +141,7 @@ def test_reads_any_strides(name: str):
     else:
         wide = qkv.map(lambda t: torch.nn.functional.pad(t, (8, 8), value=torch.nan))
         qkv = wide.map(lambda t: t[..., 8:-8])
-    judge(qkv, index)
+    judge(qkv, index, loads)
 
 
 def test_columns_inside_slash_tiles_count_once():

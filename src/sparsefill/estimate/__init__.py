@@ -6,16 +6,18 @@ function; heads of one family are estimated together, whatever their budgets.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparsefill import abi
+from sparsefill import abi, gpu
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.estimate import a_shape, block_topk, dense, tri_shape, vertical_slash
-from sparsefill.estimate.heads import Heads, estimate_heads
+from sparsefill.estimate.heads import EstimateKernels, Heads, estimate_heads
 from sparsefill.estimate.merge import merge_heads
 from sparsefill.index import SparseIndex
 from sparsefill.patterns import Pattern
@@ -23,6 +25,14 @@ from sparsefill.patterns import Pattern
 __all__ = ["estimate"]
 
 FAMILIES = (a_shape, block_topk, dense, tri_shape, vertical_slash)  # importing registers them
+
+BACKENDS = (
+    "auto",
+    "reference",
+    "torch",
+    *("triton", *(f"triton-{loads}" for loads in get_args(gpu.Loads))),
+    *("cpu", *(f"cpu-{isa}" for isa in abi.ISAS)),
+)
 
 
 def estimate(
@@ -45,11 +55,11 @@ def estimate(
         query_lengths: queries of each sequence, the rest is padding; all `n` when None.
         key_lengths: keys of each sequence; all `m` when None. The last query of a
             sequence stands at its last key.
-        backend: "auto" estimates by compiled kernels where they serve, else by torch
-            operations; "cpu" (or "cpu-<instruction set>") and "torch" ask for one.
+        backend: "auto" estimates by Triton or compiled kernels where they serve, else by torch
+            operations; "triton", "cpu" (or "cpu-<instruction set>") and "torch" ask for one.
 
     Raises:
-        UnsupportedError: the compiled kernels were asked for and cannot serve.
+        UnsupportedError: the kernels that were asked for cannot serve.
 
     Example:
         >>> from sparsefill import AShape
@@ -64,7 +74,7 @@ def estimate(
             f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
             " pass one pattern for all heads or a sequence of h"
         )
-    by_kernels, isa = _implementation(backend, q)
+    kernels, isa = _implementation(backend, q)
     full = torch.ones(b, dtype=torch.int32, device=q.device)
     queries = full * n if query_lengths is None else query_lengths.int().contiguous()
     keys = full * k.shape[2] if key_lengths is None else key_lengths.int().contiguous()
@@ -81,7 +91,7 @@ def estimate(
             softcap=softcap,
             query_lengths=queries,
             key_lengths=keys,
-            compiled=by_kernels,
+            kernels=kernels,
             isa=isa,
         )
         own = [patterns[head] for head in members]
@@ -89,15 +99,19 @@ def estimate(
     return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)
 
 
-def _implementation(backend: str, q: Float[Tensor, "b h n d"]) -> tuple[bool, str | None]:
-    """Resolve a backend to: compiled or not, and the instruction set asked for."""
-    known = ("auto", "reference", "torch", "cpu", *(f"cpu-{isa}" for isa in abi.ISAS))
-    if backend not in known:
-        raise InputError(f"unknown backend {backend!r}; use one of {', '.join(known)}")
+def _implementation(
+    backend: str, q: Float[Tensor, "b h n d"]
+) -> tuple[EstimateKernels | None, str | None]:
+    """Resolve a backend to: kernels, or None for torch operations, and the instruction set."""
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}; use one of {', '.join(BACKENDS)}")
     name, _, isa = backend.partition("-")
-    if name not in ("auto", "cpu"):
-        return False, None
-    refusal = abi.refusal(q, isa or None)
-    if refusal is not None and name == "cpu":
-        raise UnsupportedError(f"{backend} backend {refusal}; pass backend='torch'")
-    return refusal is None, isa or None
+    refused = {"triton": gpu.refusal(q), "cpu": abi.refusal(q, isa or None)}
+    if refused.get(name) is not None:
+        raise UnsupportedError(f"{backend} backend {refused[name]}; pass backend='torch'")
+    served = (own for own in refused if refused[own] is None)
+    chosen = next(served, None) if name == "auto" else name
+    if chosen not in refused:
+        return None, None
+    module = "sparsefill.estimate.triton" if chosen == "triton" else "sparsefill.estimate.compiled"
+    return cast("EstimateKernels", importlib.import_module(module)), isa or None

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from sparsefill.estimate import compiled
 from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.tiles import first_keys, further_tiles, largest
 from sparsefill.index import NEVER, SparseIndex
@@ -35,8 +34,8 @@ def estimate_block_topk(
     first: BlockTopK, patterns: Sequence[BlockTopK], heads: Heads
 ) -> SparseIndex:
     """Keep the best `blocks` key blocks of each block of queries (one block size)."""
-    if heads.compiled:
-        return compiled.block_topk(patterns, heads)
+    if heads.kernels is not None:
+        return heads.kernels.block_topk(patterns, heads)
     longest = -(-max(heads.n, heads.m) // TILE) * TILE
     block = min(first.block, longest)  # a longer block would only add padding
     blocks = choose_blocks(patterns, heads, block)

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 from sparsefill.index import SparseIndex
-from sparsefill.patterns import Pattern
+from sparsefill.patterns import BlockTopK, Pattern, VerticalSlash
 
 Entries = tuple[Int[Tensor, "b x _"], Int[Tensor, "b x"]]  # ascending values and their counts
 Further = tuple[Int[Tensor, "b x _"], Int[Tensor, " _"]]  # row_ptr and tile_starts
+
+
+class EstimateKernels(Protocol):
+    """A module of kernels that do what the dynamic families define, faster."""
+
+    def vertical_slash(self, patterns: Sequence[VerticalSlash], heads: Heads) -> SparseIndex:
+        """Keep the best columns and diagonals of each head."""
+        ...
+
+    def block_topk(self, patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
+        """Keep the best key blocks of each block of queries."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +38,7 @@ class Heads:
         members: which query heads, ascending; `x` of them.
         scale: what scores are multiplied by.
         softcap: bound of the scores, or None.
-        compiled: estimate by compiled kernels, not by torch operations.
+        kernels: what estimates dynamic patterns; None: torch operations.
         isa: instruction set of the compiled kernels; the best when None.
     """
 
@@ -36,7 +49,7 @@ class Heads:
     softcap: float | None
     query_lengths: Int32[Tensor, " b"]
     key_lengths: Int32[Tensor, " b"]
-    compiled: bool = False
+    kernels: EstimateKernels | None = None
     isa: str | None = None
 
     @property
@@ -65,9 +78,14 @@ class Heads:
         return self.q.device
 
     @property
+    def r(self) -> int:
+        """Query heads of a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
     def kv_members(self) -> Int64[Tensor, " x"]:
         """KV head that each member reads."""
-        return self.members // (self.q.shape[1] // self.k.shape[1])
+        return self.members // self.r
 
     @property
     def shift(self) -> Int32[Tensor, " b"]:

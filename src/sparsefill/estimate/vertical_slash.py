@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sparsefill.estimate import compiled
 from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.tiles import largest, merge_slashes
 from sparsefill.index import NEVER, SparseIndex
@@ -34,8 +33,8 @@ def estimate_vertical_slash(
     first: VerticalSlash, patterns: Sequence[VerticalSlash], heads: Heads
 ) -> SparseIndex:
     """Keep the best `verticals` columns and `slashes` diagonals of each head."""
-    if heads.compiled:
-        return compiled.vertical_slash(patterns, heads)
+    if heads.kernels is not None:
+        return heads.kernels.vertical_slash(patterns, heads)
     columns, diagonals = line_sums(heads, heads.per_head(patterns, "probe"))
     place = torch.arange(heads.m, device=heads.device)
     sink = heads.per_head(patterns, "sink")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsefill import abi
+from sparsefill import abi, gpu
 from sparsefill._checks import check_finite, check_maths, check_qkv
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.index import SparseIndex
@@ -27,6 +26,8 @@ BackendName = Literal[
     "reference",
     "torch",
     "triton",
+    "triton-pointers",
+    "triton-descriptors",
     "cpu",
     "cpu-amx",
     "cpu-avx512bf16",
@@ -60,13 +61,14 @@ class Backend:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def _triton_refusal(q: Float[Tensor, "b h n d"]) -> str | None:
-    """Say why Triton cannot serve `q`; it is imported only for tensors on a GPU."""
-    if q.device.type != "cuda":
-        return f"needs tensors on a GPU, got {q.device}"
-    if importlib.util.find_spec("triton") is None:
-        return "needs Triton, which is not installed; run: pip install triton"
-    return importlib.import_module("sparsefill.kernels.triton").refusal(q)
+def _triton(about: str, **options: gpu.Loads) -> Backend:
+    """Describe the Triton kernels, or one variant of them."""
+    return Backend(
+        module="sparsefill.kernels.triton",
+        about=f"{about}; verified without a GPU, not yet run on any",
+        refusal=functools.partial(gpu.refusal, **options),
+        options=options,
+    )
 
 
 def _compiled(isa: str) -> Backend:
@@ -86,10 +88,10 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend(
         module="sparsefill.kernels.torch", about="portable; plain torch operations on any device"
     ),
-    "triton": Backend(
-        module="sparsefill.kernels.triton",
-        about="Triton kernels for GPUs; verified without one, not yet run on any",
-        refusal=_triton_refusal,
+    "triton": _triton("Triton kernels for GPUs, with the loads that suit the GPU"),
+    "triton-pointers": _triton("Triton kernels that load by pointers", loads="pointers"),
+    "triton-descriptors": _triton(
+        "Triton kernels that load by tensor descriptors (TMA)", loads="descriptors"
     ),
     "cpu": Backend(
         module="sparsefill.kernels.cpu",

@@ -7,8 +7,9 @@
     out = acc / total; lse = ln(2) (top + log2(total))
 
 Tiles that the causal edge, key 0 or the last key cuts come first and are masked; all others
-run without masks. The head dimension is cut into two parts that are powers of two, so 96
-costs 64 + 32 and never 128; on Ampere it also keeps a softmax row within one warp.
+run without masks, by pointers or by tensor descriptors (TMA). The head dimension is cut into
+parts that are powers of two, so 96 costs 64 + 32 and never 128; on Ampere that also keeps a
+softmax row within one warp.
 """
 
 from __future__ import annotations
@@ -16,14 +17,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparsefill.kernels.triton.tiles import (
-    LOWEST,
-    MASKED,
-    load_rows,
-    online_softmax_update,
-    scores_of,
-    search_below,
-)
+from sparsefill.gpu.scores import LOWEST, MASKED, load_parts, scores_of
+from sparsefill.kernels.triton.plan import PLANNED
+from sparsefill.kernels.triton.tiles import load_tile, online_softmax_update, search_below
 
 LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -36,6 +32,8 @@ def attend_kernel(
     v_ptr, v_sequence, v_head, v_row,
     out_ptr, out_sequence, out_head, out_row,
     lse_ptr,
+    # tensor descriptors of k and v for each part of the head dimension; None: use pointers
+    k_tiles, k_rest, v_tiles, v_rest,
     # lengths of each sequence
     query_length_ptr, key_length_ptr,
     # lists of the index, and what was planned from them
@@ -47,7 +45,7 @@ def attend_kernel(
     H: tl.constexpr, G: tl.constexpr, X: tl.constexpr,
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr,
     HAS_SLASHES: tl.constexpr, HAS_COLUMNS: tl.constexpr, HAS_TILES: tl.constexpr,
-    SOFTCAP: tl.constexpr,
+    SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, COLUMN_STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -72,16 +70,14 @@ def attend_kernel(
     q_ptr += (block * BLOCK_Q).to(tl.int64) * q_row
     k_ptr += sequence * k_sequence + kv_head.to(tl.int64) * k_head
     v_ptr += sequence * v_sequence + kv_head.to(tl.int64) * v_head
-    q_offsets = tl.arange(0, BLOCK_Q) * q_row
-    q0 = load_rows(q_ptr, q_offsets, live, D, 0, D0)
-    q1 = load_rows(q_ptr, q_offsets, live, D, D0, D1) if D1 > 0 else q0
+    q0, q1 = load_parts(q_ptr, tl.arange(0, BLOCK_Q) * q_row, live, D, D0, D1)
     acc0 = tl.zeros((BLOCK_Q, D0), tl.float32)
     acc1 = tl.zeros((BLOCK_Q, D1 if D1 > 0 else 16), tl.float32)
     top = tl.full((BLOCK_Q,), LOWEST, tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
 
     # ---- which tiles there are: [slashes, further tiles], some of each masked ----
-    plan = plan_ptr + (index_head * rows + block) * 3
+    plan = plan_ptr + (index_head * rows + block) * PLANNED
     slash_ptr += index_head * slash_capacity
     slash_first, slash_last, slashes = 0, 0, 0
     if HAS_SLASHES:
@@ -118,15 +114,11 @@ def attend_kernel(
             start = tl.where(further >= 0, listed, start)
         key = start + near
         there = (key >= 0) & (key < keys)
-        k_rows = k_ptr + start.to(tl.int64) * k_row
-        k0 = load_rows(k_rows, near * k_row, there, D, 0, D0)
-        k1 = load_rows(k_rows, near * k_row, there, D, D0, D1) if D1 > 0 else k0
+        k0, k1 = load_parts(k_ptr + start.to(tl.int64) * k_row, near * k_row, there, D, D0, D1)
         scores = scores_of(q0, q1, k0, k1, factor, cap_inside, cap_outside, SOFTCAP, D1)
         seen = there[None, :] & (key[None, :] <= position[:, None])
         scores = tl.where(seen, scores, MASKED)
-        v_rows = v_ptr + start.to(tl.int64) * v_row
-        v0 = load_rows(v_rows, near * v_row, there, D, 0, D0)
-        v1 = load_rows(v_rows, near * v_row, there, D, D0, D1) if D1 > 0 else v0
+        v0, v1 = load_parts(v_ptr + start.to(tl.int64) * v_row, near * v_row, there, D, D0, D1)
         acc0, acc1, top, total = online_softmax_update(scores, v0, v1, acc0, acc1, top, total, D1)
 
     # ---- whole tiles ----
@@ -140,13 +132,15 @@ def attend_kernel(
             place = tile_begin + tile_first + further
             listed = tl.load(tile_ptr + place, mask=further >= 0, other=0)
             start = tl.where(further >= 0, listed, start)
-        k_rows = k_ptr + start.to(tl.int64) * k_row
-        k0 = load_rows(k_rows, near * k_row, None, D, 0, D0)
-        k1 = load_rows(k_rows, near * k_row, None, D, D0, D1) if D1 > 0 else k0
+        if DESCRIPTORS:
+            k0, k1 = load_tile(k_tiles, k_rest, sequence, kv_head, start, D0, D1)
+        else:
+            k0, k1 = load_parts(k_ptr + start.to(tl.int64) * k_row, near * k_row, None, D, D0, D1)
         scores = scores_of(q0, q1, k0, k1, factor, cap_inside, cap_outside, SOFTCAP, D1)
-        v_rows = v_ptr + start.to(tl.int64) * v_row
-        v0 = load_rows(v_rows, near * v_row, None, D, 0, D0)
-        v1 = load_rows(v_rows, near * v_row, None, D, D0, D1) if D1 > 0 else v0
+        if DESCRIPTORS:
+            v0, v1 = load_tile(v_tiles, v_rest, sequence, kv_head, start, D0, D1)
+        else:
+            v0, v1 = load_parts(v_ptr + start.to(tl.int64) * v_row, near * v_row, None, D, D0, D1)
         acc0, acc1, top, total = online_softmax_update(scores, v0, v1, acc0, acc1, top, total, D1)
 
     # ---- columns, gathered ----
@@ -170,13 +164,11 @@ def attend_kernel(
                 before = tl.load(tile_ptr + above - 1, mask=inside, other=0)
                 listed = listed & ~(inside & (key < before + BLOCK_K))
             offsets = key.to(tl.int64)
-            k0 = load_rows(k_ptr, offsets * k_row, None, D, 0, D0)
-            k1 = load_rows(k_ptr, offsets * k_row, None, D, D0, D1) if D1 > 0 else k0
+            k0, k1 = load_parts(k_ptr, offsets * k_row, None, D, D0, D1)
             scores = scores_of(q0, q1, k0, k1, factor, cap_inside, cap_outside, SOFTCAP, D1)
             seen = listed[None, :] & (key[None, :] <= position[:, None])
             scores = tl.where(seen, scores, MASKED)
-            v0 = load_rows(v_ptr, offsets * v_row, None, D, 0, D0)
-            v1 = load_rows(v_ptr, offsets * v_row, None, D, D0, D1) if D1 > 0 else v0
+            v0, v1 = load_parts(v_ptr, offsets * v_row, None, D, D0, D1)
             acc0, acc1, top, total = online_softmax_update(
                 scores, v0, v1, acc0, acc1, top, total, D1
             )

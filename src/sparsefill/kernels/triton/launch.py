@@ -1,4 +1,4 @@
-"""How kernels are launched on a device: warps and pipeline depth, from a small table.
+"""How kernels are launched on a device: warps, pipeline depth and loads, from a small table.
 
 Nothing is tuned on a user's first prompt. The table was chosen by what compiles without
 spilling registers; it is not yet measured on any GPU.
@@ -9,37 +9,50 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import triton
-from triton.runtime.interpreter import InterpretedFunction
 
-from sparsefill.kernels.triton.attend import attend_kernel
-
-INTERPRETED = isinstance(attend_kernel, InterpretedFunction)  # Triton runs kernels on the CPU
+from sparsefill.gpu import FIRST_WITH_DESCRIPTORS, WIDEST_WITH_DESCRIPTORS, Loads, cut
+from sparsefill.gpu.scores import INTERPRETED
 
 
 class Settings(NamedTuple):
-    """Warps of a program, and stages of its loops over tiles and over columns.
+    """How the attend kernel is launched for a head dimension.
 
     A loop that loads the place of its tile first needs 1 + 2 * depth stages to keep `depth`
     tiles in flight: half of the stages go to the places.
+
+    Args:
+        warps: of a program.
+        stages: of the loop over whole tiles.
+        column_stages: of the loop over columns.
+        parts: the two parts of the head dimension, powers of two; the second may be 0.
+        descriptors: whole tiles are loaded by tensor descriptors, not by pointers.
     """
 
     warps: int
     stages: int
     column_stages: int
+    parts: tuple[int, int]
+    descriptors: bool
 
 
-def settings_for(d: int) -> Settings:
+def settings_for(d: int, loads: Loads | None = None) -> Settings:
     """Choose for the current device.
 
     Args:
         d: head dimension.
+        loads: how whole tiles are loaded; None takes what the device is best at.
     """
-    if INTERPRETED:
-        return Settings(4, 1, 1)  # it takes no notice
+    parts, descriptors = cut(d), loads == "descriptors"
+    if INTERPRETED:  # it takes no notice of warps and stages
+        return Settings(4, 1, 1, parts, descriptors)
     target: Any = triton.runtime.driver.active.get_current_target()
     if target.backend == "hip":
-        return Settings(4, 2 if d <= 128 else 1, 1)
+        return Settings(4, 2 if d <= 128 else 1, 1, parts, descriptors)
+    if loads is None:
+        newer = divmod(target.arch, 10) >= FIRST_WITH_DESCRIPTORS
+        descriptors = newer and d <= WIDEST_WITH_DESCRIPTORS
     if 90 <= target.arch < 120:  # from 120 on with the matrix units of 80 again
-        return Settings(4, 5, 1) if d <= 128 else Settings(8, 3, 3)
+        warps, stages, column_stages = (4, 5, 1) if d <= 128 else (8, 3, 3)
+        return Settings(warps, stages, column_stages, parts, descriptors)
     warps = 4 if d <= 64 else 8  # with 4 registers spill
-    return Settings(warps, 5 if d <= 128 else 3, 1)
+    return Settings(warps, 5 if d <= 128 else 3, 1, parts, descriptors)

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from sparsefill.kernels.triton.tiles import search_below
 
-PLANNED = 3  # entries of a row block's plan
+PLANNED = tl.constexpr(3)  # entries of a row block's plan
 BITS = tl.constexpr(32)
 TILE = tl.constexpr(64)
 
@@ -57,7 +57,7 @@ def plan_rows(
         first = tl.load(place, mask=there, other=0)
         last = tl.load(place + 1, mask=there, other=0)
         full = search_below(tile_ptr, first, last, end - 2 * TILE + 2, steps, there)
-    to = plan_ptr + (head * rows + i) * 3
+    to = plan_ptr + (head * rows + i) * PLANNED
     tl.store(to, tl.where(there, slashes, 0), mask=i < rows)
     tl.store(to + 1, tl.where(there, columns, 0), mask=i < rows)
     tl.store(to + 2, full, mask=i < rows)

@@ -1,0 +1,198 @@
+"""The estimates as Triton kernels, in Triton's interpreter, against the torch operations."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
+
+from sparsefill import BlockTopK, SparseIndex, VerticalSlash
+from sparsefill.estimate import vertical_slash
+from sparsefill.estimate.heads import Heads, estimate_heads
+from sparsefill.estimate.triton import select
+from sparsefill.index import NEVER
+from tests.support.inputs import random_qkv
+from tests.triton import guard
+
+guard.install()
+# the interpreter of Triton 3.6 does this to numpy
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+
+kernels = importlib.import_module("sparsefill.estimate.triton")
+
+LENGTHS = [(1, 1), (64, 64), (63, 65), (200, 333), (300, 100)]
+
+
+def heads_of(
+    *,
+    n: int,
+    m: int,
+    d: int = 64,
+    dtype: torch.dtype = torch.bfloat16,
+    softcap: float | None = None,
+) -> Heads:
+    """Three query heads over two KV heads; the second sequence is shorter, padded with NaN."""
+    q, k, _ = random_qkv(b=2, h=6, g=2, n=n, m=m, d=d, dtype=dtype)
+    queries, keys = ([full, full - full // 3] for full in (n, m))
+    q[1, :, queries[1] :] = torch.nan
+    k[1, :, keys[1] :] = torch.nan
+    return Heads(
+        q=q,
+        k=k,
+        members=torch.tensor([0, 1, 4]),
+        scale=d**-0.5,
+        softcap=softcap,
+        query_lengths=torch.tensor(queries, dtype=torch.int32),
+        key_lengths=torch.tensor(keys, dtype=torch.int32),
+        kernels=kernels,
+    )
+
+
+def by_torch(heads: Heads) -> Heads:
+    """Ask for torch operations, which NaN in the padding would confuse."""
+    clean = {"q": torch.nan_to_num(heads.q), "k": torch.nan_to_num(heads.k)}
+    return replace(heads, kernels=None, **clean)
+
+
+def assert_same_sums(heads: Heads, probe: int = 64) -> None:
+    patterns = [VerticalSlash(verticals=1, slashes=1, probe=probe, sink=0, window=0)] * heads.x
+    got = kernels.line_sums(patterns, heads)
+    expected = vertical_slash.line_sums(by_torch(heads), torch.full((heads.x,), probe))
+    for kind, exact in enumerate(expected):
+        for sequence, keys in enumerate(heads.key_lengths.tolist()):
+            own = got[sequence, kind, :, :keys]
+            torch.testing.assert_close(own, exact[sequence, :, :keys], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("probe", [1, 64, 100])
+@pytest.mark.parametrize(("n", "m"), LENGTHS)
+def test_sums_of_every_length(n: int, m: int, probe: int):
+    assert_same_sums(heads_of(n=n, m=m), probe)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("d", [16, 80, 96, 128, 256])
+def test_sums_of_every_head_dim(d: int, softcap: float | None):
+    assert_same_sums(heads_of(n=100, m=140, d=d, softcap=softcap, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_spans_of_keys_add_up(least: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels, "LEAST_SPAN", least)
+    assert_same_sums(heads_of(n=200, m=520), probe=100)
+
+
+def assert_same_cells(pattern: VerticalSlash | BlockTopK, heads: Heads) -> None:
+    """Compare lists; random sums have no ties."""
+    got, expected = (
+        estimate_heads(pattern, [pattern] * own.x, own) for own in (heads, by_torch(heads))
+    )
+    for name, entries in expected.lists().items():
+        own = getattr(got, name)
+        if name in ("slash_tiles", "column_indices"):
+            counts = "slash_counts" if name == "slash_tiles" else "column_counts"
+            own, entries = listed(got, name, counts), listed(expected, name, counts)
+        assert (own is None and entries is None) or own.tolist() == entries.tolist(), name
+
+
+def listed(index: SparseIndex, entries: str, counts: str) -> torch.Tensor:
+    """Return a list with `NEVER` past each count, as wide as the longest."""
+    values, there = getattr(index, entries), getattr(index, counts)[..., None]
+    width = int(there.max())
+    return values[..., :width].masked_fill(torch.arange(width) >= there, NEVER)
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 200),
+    m=st.integers(1, 200),
+    verticals=st.integers(0, 220),
+    slashes=st.integers(1, 220),
+    sink=st.integers(0, 70),
+    window=st.integers(0, 70),
+)
+def test_lines_are_those_of_torch(
+    n: int, m: int, verticals: int, slashes: int, sink: int, window: int
+):
+    pattern = VerticalSlash(verticals=verticals, slashes=slashes, sink=sink, window=window)
+    assert_same_cells(pattern, heads_of(n=n, m=m, d=16))
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 300),
+    m=st.integers(1, 300),
+    blocks=st.integers(1, 6),
+    block=st.sampled_from([64, 128, 192]),
+    sink=st.integers(0, 150),
+    window=st.integers(1, 150),
+)
+def test_blocks_are_those_of_torch(n: int, m: int, blocks: int, block: int, sink: int, window: int):
+    pattern = BlockTopK(blocks=blocks, block=block, sink=sink, window=window)
+    assert_same_cells(pattern, heads_of(n=n, m=m, d=16))
+
+
+@pytest.mark.parametrize("d", [80, 128])
+def test_blocks_of_other_head_dims(d: int):
+    assert_same_cells(BlockTopK(blocks=2), heads_of(n=300, m=350, d=d))
+
+
+def test_blocks_a_strip_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """70 blocks of queries do not fit into one strip of 64."""
+    monkeypatch.setattr(kernels, "MAX_SCORES", 1)
+    assert_same_cells(BlockTopK(blocks=3), heads_of(n=70 * 64 - 5, m=70 * 64, d=16))
+
+
+def test_budgets_of_heads_differ():
+    heads = heads_of(n=200, m=200)
+    patterns = [VerticalSlash(verticals=5 * i, slashes=70 - 9 * i, sink=i) for i in (0, 3, 5)]
+    got = kernels.vertical_slash(patterns, heads)
+    for x, pattern in enumerate(patterns):
+        own = estimate_heads(pattern, [pattern] * 3, by_torch(heads))
+        assert got.column_counts[:, x].tolist() == own.column_counts[:, x].tolist()
+        assert got.slash_counts[:, x].tolist() == own.slash_counts[:, x].tolist()
+
+
+@settings(max_examples=30)
+@given(
+    values=st.lists(
+        st.floats(-10, 10, width=32) | st.sampled_from([0.0, -0.0, 1.0, torch.inf, -torch.inf]),
+        min_size=1,
+        max_size=50,
+    ),
+    budget=st.integers(0, 60),
+    beyond=st.integers(0, 3),
+)
+def test_selection_keeps_the_largest(values: list[float], budget: int, beyond: int):
+    """The best, all forced ones, of equal ones the first, and nothing past the length."""
+    length = len(values)
+    row = torch.tensor([*values, *[5.0] * beyond])
+    forced = int((row[:length] == torch.inf).sum())
+    kept = torch.full((length + beyond,), -1, dtype=torch.int32)
+    count = torch.full((1,), -1, dtype=torch.int32)
+    select.keep_largest[(1,)](
+        row, torch.tensor([length]).int(), torch.tensor([budget]).int(), kept, count,
+        0, 1, 1, 1, len(row), len(kept), BLOCK=16,
+    )  # fmt: skip
+    order = sorted(range(length), key=lambda i: (-values[i], i))
+    best = [i for i in order if values[i] > -torch.inf][: max(budget, forced)]
+    assert kept[: int(count)].tolist() == sorted(best)
+    assert (kept[int(count) :] == -1).all()
+
+
+def test_the_guard_sees_a_length_that_is_too_long():
+    row, kept, count = torch.randn(20), torch.zeros(20).int(), torch.zeros(1).int()
+    length, budget = (torch.tensor([value]).int() for value in (21, 4))
+    with pytest.raises(Exception, match="outside of every tensor"):
+        select.keep_largest[(1,)](
+            row, length, budget, kept, count, 0, 1, 1, 1, 20, 20, BLOCK=16
+        )  # fmt: skip
