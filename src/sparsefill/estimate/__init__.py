@@ -46,7 +46,8 @@ def estimate(
         key_lengths: keys of each sequence; all `m` when None. The last query of a
             sequence stands at its last key.
         backend: "auto" estimates by compiled kernels where they serve, else by torch
-            operations; "cpu" (or "cpu-<instruction set>") and "torch" ask for one.
+            operations; "cpu" (or "cpu-<instruction set>") asks for the former, every other
+            backend of `attend` for the latter.
 
     Raises:
         UnsupportedError: the compiled kernels were asked for and cannot serve.
@@ -91,7 +92,7 @@ def estimate(
 
 def _implementation(backend: str, q: Float[Tensor, "b h n d"]) -> tuple[bool, str | None]:
     """Resolve a backend to: compiled or not, and the instruction set asked for."""
-    known = ("auto", "reference", "torch", "cpu", *(f"cpu-{isa}" for isa in abi.ISAS))
+    known = ("auto", "reference", "torch", "triton", "cpu", *(f"cpu-{isa}" for isa in abi.ISAS))
     if backend not in known:
         raise InputError(f"unknown backend {backend!r}; use one of {', '.join(known)}")
     name, _, isa = backend.partition("-")
