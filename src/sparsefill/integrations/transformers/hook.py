@@ -198,7 +198,7 @@ def sparsefill_attention(
     path = choose_path(run, module, query, m, plain=plain, windowed=window is not None)
     if path is STOCK and not run.watches(n):
         # at once: on short prompts each microsecond of a layer counts
-        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
+        return _stock(module, query, key, value, scaling), None
     call = Call(
         module=module,
         run=run,
@@ -260,13 +260,19 @@ def _dense(call: Call) -> Float[Tensor, "b n h d"]:
     clock = call.run.clock(call.q.device)
     started = clock()
     if call.path is STOCK:
-        out, _ = sdpa_attention_forward(
-            call.module, call.q, call.k, call.v, None, scaling=call.scale
-        )
+        out = _stock(call.module, call.q, call.k, call.v, call.scale)
     else:
         out = call.back(_in_blocks(call) if call.path is BLOCKS else _compiled(call))
     call.note(estimate_s=0.0, attention_s=clock() - started)
     return out
+
+
+def _stock(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float | None
+) -> Float[Tensor, "b n h d"]:
+    """Let transformers' kernel attend causally, whatever the module says of itself."""
+    causal = bool(q.shape[2] > 1)  # older releases take it as said, for one query too
+    return sdpa_attention_forward(module, q, k, v, None, scaling=scale, is_causal=causal)[0]
 
 
 def _in_blocks(call: Call) -> Float[Tensor, "b h n d"]:
