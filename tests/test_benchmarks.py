@@ -27,7 +27,7 @@ from benchmarks.rows import Ledger, Row, commit, default_path, environment, read
 from benchmarks.run import app
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill import SparseIndex, VerticalSlash
+from sparsefill import SparseIndex, VerticalSlash, native
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
 from sparsefill.cost import COSTS, Costs
@@ -533,12 +533,7 @@ def test_the_peak_comes_from_the_library(monkeypatch: pytest.MonkeyPatch):
     class Library:
         sparsefill_peak = Function()
 
-    class Native:
-        @staticmethod
-        def library() -> Library:
-            return Library()
-
-    monkeypatch.setattr("importlib.import_module", lambda name: Native)
+    monkeypatch.setattr(native, "library", Library)
     measured = peak.measured_peak.__wrapped__
     assert measured("fp32", 2) == 2e9
     assert measured("bf16", 2) == 4e9
