@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
-from typing import Any
+
+from sparsefill import native
 
 KINDS = {"fp32": 0, "bf16": 1}  # what sparsefill_peak calls them
 SECONDS = 0.5  # of the micro-benchmark: long enough for the clock to settle
@@ -16,17 +16,10 @@ def measured_peak(dtype: str, threads: int) -> float | None:
     """Measure how many multiply-add operations per second the cores can do.
 
     Returns:
-        FLOP/s; None where the compiled library, its micro-benchmark or the dtype's own
-        instructions are missing.
+        FLOP/s; None where the compiled library or the dtype's own instructions are missing.
     """
-    try:
-        native: Any = importlib.import_module("sparsefill.native")
-    except ModuleNotFoundError as error:
-        if error.name != "sparsefill.native":
-            raise
-        return None
     library = native.library()
-    if dtype not in KINDS or library is None or not hasattr(library, "sparsefill_peak"):
+    if dtype not in KINDS or library is None:
         return None
     function = library.sparsefill_peak
     function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_double)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,11 +42,18 @@ class Problem:
         return f"n={self.n}, {'x'.join(map(str, self.shape))}, {self.dtype}"
 
 
-def all_problems(
-    lengths: Iterable[int], shapes: Iterable[Shape], dtypes: Iterable[str]
-) -> list[Problem]:
-    """Combine what was asked for, lengths outermost."""
-    return [Problem(*choice) for choice in itertools.product(lengths, shapes, dtypes)]
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Lengths, shapes and dtypes, of which every combination is a problem."""
+
+    lengths: Sequence[int]
+    shapes: Sequence[Shape]
+    dtypes: Sequence[str]
+
+    def problems(self) -> list[Problem]:
+        """Combine them, lengths outermost."""
+        choices = itertools.product(self.lengths, self.shapes, self.dtypes)
+        return [Problem(*choice) for choice in choices]
 
 
 class Qkv(NamedTuple):

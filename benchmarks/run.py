@@ -21,6 +21,7 @@ from benchmarks.arguments import (
     parse_shapes,
 )
 from benchmarks.cases import run_case
+from benchmarks.problem import Grid
 from benchmarks.rows import Ledger, default_path, environment, read_rows
 from benchmarks.session import Session
 from benchmarks.table import rows_table
@@ -105,6 +106,15 @@ def case(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[
     return register
 
 
+def read_grid(lengths: str, shapes: str, dtypes: str) -> Grid:
+    """Read the options that say what problems there are."""
+    return Grid(
+        lengths=parse_lengths(lengths),
+        shapes=parse_shapes(shapes),
+        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+    )
+
+
 @case("attend")
 def attend(
     lengths: Lengths = "4096,16384",
@@ -121,9 +131,7 @@ def attend(
     from benchmarks.indices import PATTERNS
 
     return Request(
-        lengths=parse_lengths(lengths),
-        shapes=parse_shapes(shapes),
-        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        grid=read_grid(lengths, shapes, dtypes),
         densities=parse_densities(densities),
         patterns=parse_names(patterns, "--patterns", tuple(PATTERNS)),
         flex=flex,
@@ -143,9 +151,7 @@ def estimate(
     from benchmarks.cases.estimate import Request
 
     return Request(
-        lengths=parse_lengths(lengths),
-        shapes=parse_shapes(shapes),
-        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
+        grid=read_grid(lengths, shapes, dtypes),
         densities=parse_densities(densities),
         patterns=tuple(dict.fromkeys(pattern or SEARCHED)),
     )
@@ -208,13 +214,7 @@ def calibrate(
     dtypes: Dtypes = "bf16,fp32",
 ) -> Any:
     """Measure the constants of the cost model, beside those in sparsefill/cost.py."""
-    from benchmarks.cases.calibrate import Request
-
-    return Request(
-        lengths=parse_lengths(lengths),
-        shapes=parse_shapes(shapes),
-        dtypes=parse_names(dtypes, "--dtypes", tuple(DTYPES)),
-    )
+    return read_grid(lengths, shapes, dtypes)
 
 
 @app.command()

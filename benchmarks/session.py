@@ -89,21 +89,26 @@ class Session:
             on_round=lambda share: self.advance(share * work),
         )
 
+    def skip(self, what: object, *, work: float) -> None:
+        """Pass over work whose rows are all there."""
+        self.tell(f"{what}: all there already")
+        self.advance(work)
+
     def add(self, key: Key, **fields: Any) -> None:
         """Store a row, unless it is there and was only timed for others to compare with."""
         if key not in self.ledger:
             self.ledger.add(Row(**key._asdict(), environment=self.environment, **fields))
 
 
-def timed(timing: Timing, baseline: Timing, name: str) -> dict[str, Any]:
+def timed(timing: Timing, baseline_s: float, name: str) -> dict[str, Any]:
     """Return the fields of a row that compare a time with its baseline."""
     return {
         "median_s": timing.median_s,
         "iqr_s": timing.iqr_s,
         "repeats": len(timing.samples),
         "baseline": name,
-        "baseline_s": baseline.median_s,
-        "speedup": baseline.median_s / timing.median_s,
+        "baseline_s": baseline_s,
+        "speedup": baseline_s / timing.median_s,
     }
 
 

@@ -22,12 +22,12 @@ from benchmarks.gate import GateError, check_result
 from benchmarks.indices import PATTERNS, dense_index
 from benchmarks.openvino_xattention import compare
 from benchmarks.plot import draw_rows
-from benchmarks.problem import Problem, planted_inputs, random_inputs
+from benchmarks.problem import Grid, Problem, planted_inputs, random_inputs
 from benchmarks.rows import Ledger, Row, commit, default_path, environment, read_rows
 from benchmarks.run import app
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill import SparseIndex, VerticalSlash
+from sparsefill import SparseIndex, VerticalSlash, native
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
 from sparsefill.cost import COSTS, Costs
@@ -62,14 +62,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
 
 
+def grid(*lengths: int, dtypes: tuple[str, ...] = ("fp32",)) -> Grid:
+    return Grid(lengths=lengths, shapes=[SHAPE], dtypes=dtypes)
+
+
 def small(**changed: Any) -> attend.Request:
-    options = {"lengths": [128], "shapes": [SHAPE], "dtypes": ["fp32"], "densities": [1.0, 0.6]}
-    return attend.Request(**{**options, **changed})
+    return attend.Request(**{"grid": grid(128), "densities": [1.0, 0.6], **changed})
 
 
 def found(**changed: Any) -> estimate.Request:
-    options = {"lengths": [256], "shapes": [SHAPE], "dtypes": ["fp32"], "densities": [0.5]}
-    return estimate.Request(**{**options, **changed})
+    return estimate.Request(**{"grid": grid(256), "densities": [0.5], **changed})
 
 
 def check_rows(path: Path, case: str, among: Callable[[Row], bool] = lambda row: True) -> list[Row]:
@@ -96,7 +98,7 @@ def check_rows(path: Path, case: str, among: Callable[[Row], bool] = lambda row:
 
 def test_attend(session: Session):
     patterns = ["block", "shared-block", "vertical-slash", "dense"]
-    run_case("attend", small(patterns=patterns, dtypes=["fp32", "bf16"]), session)
+    run_case("attend", small(patterns=patterns, grid=grid(128, dtypes=("fp32", "bf16"))), session)
     rows = check_rows(session.ledger.path, "attend")
     for dtype in ("fp32", "bf16"):
         own = {(row.backend, row.pattern): row for row in rows if row.dtype == dtype}
@@ -142,7 +144,7 @@ def test_estimate(session: Session):
 def test_break_even(session: Session):
     said: list[str] = []
     session.tell = said.append
-    run_case("break_even", found(lengths=[64, 128]), session)
+    run_case("break_even", found(grid=grid(64, 128)), session)
     rows = check_rows(session.ledger.path, "break_even")
     assert {row.backend for row in rows if row.pattern == "dense"} == {"sdpa", "torch"}
     assert all(row.dense_s for row in rows if row.pattern != "dense")
@@ -183,7 +185,7 @@ def test_prefill(session: Session, tiny: str):
 def test_calibrate(session: Session):
     said: list[str] = []
     session = replace(session, tell=said.append)
-    request = calibrate.Request(lengths=[128, 320], shapes=[SHAPE], dtypes=["fp32"])
+    request = grid(128, 320)
     run_case("calibrate", request, session)
     run_case("calibrate", request, session)  # measured once
     [row] = read_rows(session.ledger.path)
@@ -219,7 +221,7 @@ def test_a_run_is_resumed(session: Session):
     run_case("attend", small(densities=[1.0]), session)
     first = list(session.ledger.rows)
     again = replace(session, ledger=Ledger(session.ledger.path))
-    run_case("attend", small(lengths=[128, 192]), again)
+    run_case("attend", small(grid=grid(128, 192)), again)
     assert again.ledger.rows[: len(first)] == first
     added = [(row.n, row.backend, row.target_density) for row in again.ledger.rows[len(first) :]]
     new = [(192, "sdpa", 1.0), (192, "torch", 1.0), (192, "torch", 0.6)]
@@ -531,12 +533,7 @@ def test_the_peak_comes_from_the_library(monkeypatch: pytest.MonkeyPatch):
     class Library:
         sparsefill_peak = Function()
 
-    class Native:
-        @staticmethod
-        def library() -> Library:
-            return Library()
-
-    monkeypatch.setattr("importlib.import_module", lambda name: Native)
+    monkeypatch.setattr(native, "library", Library)
     measured = peak.measured_peak.__wrapped__
     assert measured("fp32", 2) == 2e9
     assert measured("bf16", 2) == 4e9

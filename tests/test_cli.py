@@ -135,6 +135,10 @@ BAD: dict[str, tuple[dict[str, object], str]] = {  # id: what is changed, what t
     "profile-of-another": ({"method": None, "profile": "other.json"}, "layers=3"),
     "profile-and-method": ({"profile": "other.json"}, "--method"),
     "backend-unknown": ({"backend": "abacus"}, "unknown backend 'abacus'"),
+    "backend-elsewhere": (
+        {"backend": "triton", "device": "meta"},
+        "needs tensors on a GPU, got meta",
+    ),
     "dtype-unknown": ({"dtype": "int3"}, "'int3'"),
     "device-unknown": ({"device": "abacus"}, "'abacus'"),
     "compare-unknown": ({"compare": "sparse"}, "'sparse'"),

@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks import peers
-from benchmarks.arguments import Shape
 from benchmarks.gate import check_result
 from benchmarks.indices import PATTERNS
 from benchmarks.kept import dense_sample, mean_density, mean_recall
 from benchmarks.measure import Timed, Timing, run_once
-from benchmarks.problem import Problem, all_problems, random_inputs
+from benchmarks.problem import Grid, Problem, random_inputs
 from benchmarks.rows import Key
 from benchmarks.session import Session, peak_fraction, timed
 from sparsefill import SparseIndex, attend
@@ -28,9 +27,7 @@ class Request:
         flex: also time FlexAttention on the indices of pattern `block`.
     """
 
-    lengths: Sequence[int]
-    shapes: Sequence[Shape]
-    dtypes: Sequence[str]
+    grid: Grid
     densities: Sequence[float]
     patterns: Sequence[str] = ("block",)
     flex: bool = False
@@ -49,7 +46,7 @@ SDPA = Entry("sdpa", "dense", 1.0)
 
 def run(request: Request, session: Session) -> None:
     """Measure one problem after the other; each is one interleaved group."""
-    problems = all_problems(request.lengths, request.shapes, request.dtypes)
+    problems = request.grid.problems()
     session.plan(sum(problem.flops for problem in problems))
     for problem in problems:
         Group(problem, request, session).run()
@@ -70,8 +67,7 @@ class Group:
         """Check, time, and store what is missing, with what that is compared to."""
         missing = [entry for entry in self.entries if self.key(entry) not in self.session.ledger]
         if not missing:
-            self.session.tell(f"{self.problem}: all there already")
-            self.session.advance(self.problem.flops)
+            self.session.skip(self.problem, work=self.problem.flops)
             return
         beside = {SDPA, *(Entry(entry.backend, "dense", 1.0) for entry in missing)}
         wanted = [entry for entry in self.entries if entry in beside or entry in missing]
@@ -147,7 +143,7 @@ class Group:
                 dense_s=whole and whole.median_s,
                 efficiency=whole and whole.median_s * kept / timing.median_s,
                 peak_fraction=peak_fraction(self.problem, kept, timing.median_s),
-                **timed(timing, timings[SDPA], "sdpa"),
+                **timed(timing, timings[SDPA].median_s, "sdpa"),
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,12 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.arguments import Shape
 from benchmarks.fit import fit_terms
 from benchmarks.gate import check_result
 from benchmarks.indices import dense_index, slash_index
 from benchmarks.measure import Timed, Timing, run_once
-from benchmarks.problem import Problem, Qkv, planted_inputs, random_inputs
+from benchmarks.problem import Grid, Problem, Qkv, planted_inputs, random_inputs
 from benchmarks.rows import Row
 from benchmarks.session import Session
 from benchmarks.table import percent, seconds
@@ -41,13 +40,7 @@ SHORTER = (1, 2, 4)  # estimates are timed at the lengths divided by these as we
 MOST_TILES = 64  # slash tiles per row block
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to measure: every combination of shape and dtype, over all lengths at once."""
-
-    lengths: Sequence[int]
-    shapes: Sequence[Shape]
-    dtypes: Sequence[str]
+Request = Grid  # every combination of shape and dtype is measured, over all lengths at once
 
 
 class Sample(NamedTuple):
@@ -68,26 +61,21 @@ class Sample(NamedTuple):
 
 def run(request: Request, session: Session) -> None:
     """Measure one backend, shape and dtype after the other; each is one interleaved group."""
-    problems = [
-        Problem(max(request.lengths), shape, dtype)
-        for shape in request.shapes
-        for dtype in request.dtypes
-    ]
+    lengths = request.lengths
+    problems = replace(request, lengths=[max(lengths)]).problems()
     jobs = [(problem, own) for problem in problems for own in session.backends(problem)]
     for _, backend in jobs:
         if backend.partition("-")[0] not in COSTS:
             raise InputError(f"--backends must be among {', '.join(COSTS)}, got {backend!r}")
     session.plan(len(jobs))
-    lengths = "+".join(map(str, request.lengths))
     for problem, backend in jobs:
-        key = session.key("calibrate", problem, backend, f"costs at {lengths}")
+        key = session.key("calibrate", problem, backend, f"costs at {'+'.join(map(str, lengths))}")
         if key in session.ledger:
-            session.tell(f"{backend}, {problem}: all there already")
-            session.advance(1)
+            session.skip(f"{backend}, {problem}", work=1)
             continue
-        samples = dict(_samples(request.lengths, problem, backend, session.seed))
+        samples = dict(_samples(lengths, problem, backend, session.seed))
         first = {name: _prove(f"{backend} on {name},", own) for name, own in samples.items()}
-        other = samples[f"dense {min(request.lengths)}"].function
+        other = samples[f"dense {min(lengths)}"].function
         functions = {name: partial(_cold, own.function, other) for name, own in samples.items()}
         timings = session.measure(functions, work=1, first=first)
         dense = timings[f"dense {problem.n}"]

@@ -11,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.arguments import Shape
 from benchmarks.budget import pattern_for, targets_of
 from benchmarks.gate import check_result
 from benchmarks.indices import dense_index
 from benchmarks.kept import dense_sample, mean_density, mean_recall
 from benchmarks.measure import Timed, Timing, run_once
-from benchmarks.problem import Problem, Qkv, all_problems, planted_inputs
+from benchmarks.problem import Grid, Problem, Qkv, planted_inputs
 from benchmarks.rows import Key
 from benchmarks.session import Session, peak_fraction, timed
 from sparsefill import Pattern, SparseIndex, attend, estimate
@@ -33,9 +32,7 @@ class Request:
         dense: also time dense attention through each backend.
     """
 
-    lengths: Sequence[int]
-    shapes: Sequence[Shape]
-    dtypes: Sequence[str]
+    grid: Grid
     densities: Sequence[float]
     patterns: Sequence[str] = ("vertical-slash", "block-topk")
     dense: bool = False
@@ -58,7 +55,7 @@ def run(request: Request, session: Session, *, case: str = "estimate") -> None:
         for text in request.patterns
         for target in targets_of(text, list(request.densities))
     ]
-    problems = all_problems(request.lengths, request.shapes, request.dtypes)
+    problems = request.grid.problems()
     session.plan(sum(problem.flops for problem in problems))
     for problem in problems:
         _measure(case, problem, asked, request.dense, session)
@@ -80,8 +77,7 @@ def _measure(
     plain = [key(name, "dense", 1.0) for name in ("sdpa", *(backends if dense else ()))]
     sparse = [key(name, text, target) for name in backends for text, target in asked]
     if all(own in session.ledger for own in (*plain, *sparse)):
-        session.tell(f"{problem}: all there already")
-        session.advance(problem.flops)
+        session.skip(problem, work=problem.flops)
         return
 
     qkv = planted_inputs(problem, session.seed)
@@ -126,7 +122,7 @@ def _measure(
                 efficiency=whole and whole.median_s * own.density / attending.median_s,
                 peak_fraction=peak_fraction(problem, own.density, attending.median_s),
                 parameters=to_dict(own.pattern),
-                **timed(finding.plus(attending), timings["sdpa"], "sdpa"),
+                **timed(finding.plus(attending), timings["sdpa"].median_s, "sdpa"),
             )
 
 
@@ -153,5 +149,5 @@ def _store_dense(
             efficiency=1.0,
             attend_s=timing.median_s,
             peak_fraction=peak_fraction(problem, 1.0, timing.median_s),
-            **timed(timing, timings["sdpa"], "sdpa"),
+            **timed(timing, timings["sdpa"].median_s, "sdpa"),
         )

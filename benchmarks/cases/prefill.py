@@ -15,7 +15,7 @@ from benchmarks.gate import check_result
 from benchmarks.measure import Timing
 from benchmarks.problem import Problem, Qkv
 from benchmarks.rows import Key
-from benchmarks.session import Session
+from benchmarks.session import Session, timed
 from sparsefill import Dense, attend, estimate
 from sparsefill.data import novel
 from sparsefill.environment import fast_bfloat16
@@ -105,8 +105,7 @@ class OneLength:
         dense_key = self.key("sdpa", "dense")
         sparse_key = self.key(self.backend, self.request.method)
         if sparse_key in self.session.ledger and (not measured or dense_key in self.session.ledger):
-            self.session.tell(f"{self.problem}, {self.backend}: all there already")
-            self.session.advance(self.problem.n)
+            self.session.skip(f"{self.problem}, {self.backend}", work=self.problem.n)
             return
         # raises before this length is read if there are too few to extrapolate from
         fitted = None if measured else fit_seconds(self.dense_seconds())
@@ -179,12 +178,7 @@ class OneLength:
             density=1.0,
             recall=1.0,
             attend_s=run.attention_s,
-            median_s=timing.median_s,
-            iqr_s=timing.iqr_s,
-            repeats=len(timing.samples),
-            baseline="sdpa",
-            baseline_s=timing.median_s,
-            speedup=1.0,
+            **timed(timing, timing.median_s, "sdpa"),
         )
 
     def store(self, key: Key, run: Run, timing: Timing, baseline: tuple[float, str]) -> None:
@@ -198,10 +192,5 @@ class OneLength:
             estimate_s=run.estimate_s,
             attend_s=run.attention_s,
             share=run.estimate_s / run.attention_s,
-            median_s=timing.median_s,
-            iqr_s=timing.iqr_s,
-            repeats=len(timing.samples),
-            baseline=baseline[1],
-            baseline_s=baseline[0],
-            speedup=baseline[0] / timing.median_s,
+            **timed(timing, *baseline),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from sparsefill import (
 )
 from sparsefill.estimate import compiled, vertical_slash
 from sparsefill.estimate.heads import Heads
+from sparsefill.kernels import BackendName
 from tests.support.inputs import random_qkv
 
 ISAS = [name for name, available in abi.instruction_sets().items() if available]
@@ -199,6 +200,15 @@ def test_lengths_of_any_layout():
     lengths = torch.tensor([90, 0, 80, 0], dtype=torch.int32)[::2]
     index = estimate(VerticalSlash(), q, k, query_lengths=lengths, key_lengths=lengths)
     assert index.query_lengths.tolist() == [90, 80]
+
+
+@pytest.mark.parametrize("backend", get_args(BackendName))
+def test_every_backend_of_attend_is_known(backend: str):
+    isa = backend.partition("-")[2]
+    if isa and isa not in ISAS:
+        pytest.skip(f"this CPU lacks {isa}")
+    q = torch.randn(1, 1, 100, 64)
+    assert estimate(VerticalSlash(), q, q, backend=backend).n == 100
 
 
 @pytest.mark.parametrize("backend", ["nonsense", "cpu-", "auto-avx2", "cpu-sse9"])

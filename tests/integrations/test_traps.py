@@ -8,6 +8,7 @@ import transformers
 
 from sparsefill import AShape, Dense, UnsupportedError
 from sparsefill.integrations.transformers import sparse_prefill
+from sparsefill.integrations.transformers.hook import sparsefill_attention
 from tests.support.models import (
     LATE_ROPE,
     SIZES,
@@ -153,6 +154,22 @@ def test_own_mask_takes_the_stock_path(family: str, kind: str, cells: str):
     with sparse_prefill(model, AShape(sink=1, window=1), min_length=1) as run:
         assert torch.equal(logits_of(model, ids, attention_mask=mask), stock)
     assert run.calls == []
+
+
+@pytest.mark.parametrize("n", [1, 64, N])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_call_says_itself_whether_it_is_causal(n: int, watched: bool):
+    """Whatever its module says: CLIP's text encoder has the attention of its image encoder."""
+    model = tiny_model("llama-3")
+    layer = model.model.layers[0].self_attn
+    q, k = torch.randn(1, 4, n, 16), torch.randn(1, 2, n, 16)
+    with sparse_prefill(model, Dense(), backend="torch", record=watched):
+        expected, _ = sparsefill_attention(layer, q, k, k, None)
+        layer.is_causal = False
+        got, _ = sparsefill_attention(layer, q, k, k, None, is_causal=True)
+        both, _ = sparsefill_attention(layer, q, k, k, None)
+    assert torch.equal(got, expected)
+    assert torch.equal(both, expected) == (n == 1)
 
 
 def test_own_mask_with_a_softcap_is_refused():

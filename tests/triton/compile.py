@@ -137,11 +137,7 @@ def report(launch: Launch) -> Report:
         )
     else:
         listing, usage = disassemble(asm["cubin"])
-        opcodes = re.findall(
-            r"^\s*(?:/\*[0-9a-f]+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*(?:\.\w+)*)",
-            listing,
-            re.MULTILINE,
-        )
+        opcodes = re.findall(OPCODE, listing, re.MULTILINE)
         found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
         assert found is not None, usage
         registers, stack = int(found[1]), int(found[2])

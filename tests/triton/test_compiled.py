@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 import torch
 import triton
-
-pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
 
 from sparsefill.gpu import Loads
 from sparsefill.kernels import triton as backend

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
-
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Check
 from sparsefill import SparseIndex
 from sparsefill.density import density
-from tests.triton import guard
-
-guard.install()
-# the interpreter of Triton 3.6 does this to numpy
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 
 @pytest.fixture

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
-
 import triton
 import triton.language as tl
 
 from tests.triton import guard
-
-guard.install()
-# the interpreter of Triton 3.6 does this to numpy
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 
 @triton.jit

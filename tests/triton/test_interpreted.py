@@ -7,7 +7,6 @@ memory accesses; it knows nothing of speed, registers or races.
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs Triton's interpreter: make test-triton", allow_module_level=True)
 
 from sparsefill import Attended, Dense, SparseIndex, VerticalSlash, estimate
 from sparsefill.gpu import Loads
@@ -29,10 +24,6 @@ from tests.support.closeness import assert_attended
 from tests.support.inputs import Qkv, patterns_of, random_qkv
 from tests.support.strategies import Shape, random_index, shapes
 from tests.triton import guard
-
-guard.install()
-# the interpreter of Triton 3.6 does this to numpy
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 LOADS: tuple[Loads, ...] = ("pointers", "descriptors")
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}

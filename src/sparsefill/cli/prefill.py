@@ -69,6 +69,8 @@ def run_prefill(console: Console, request: Request) -> None:
     dtype = DTYPES.get(request.dtype, torch.float32)
     if request.dtype == "auto" and fast_bfloat16(device):
         dtype = torch.bfloat16
+    # fail now rather than at the first layer
+    choose_backend(request.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
     with console.status("loading the model"):
         loaded = load_model(
             request.model,
@@ -110,7 +112,6 @@ def _check(request: Request) -> None:
         raise InputError(f"--compare must be dense or none, got {request.compare!r}")
     if request.dtype != "auto" and request.dtype not in DTYPES:
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
-    choose_backend(request.backend, torch.empty(1, 1, 1, 64))  # raises for an unknown name
     if request.profile is not None and request.method != "minference":
         raise InputError(
             f"--profile goes with --method minference, got --method {request.method};"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Int32, Int64
@@ -18,6 +18,7 @@ Entries = tuple[Int[Tensor, "b x _"], Int[Tensor, "b x"]]  # ascending values an
 Further = tuple[Int[Tensor, "b x _"], Int[Tensor, " _"]]  # row_ptr and tile_starts
 
 
+@runtime_checkable
 class EstimateKernels(Protocol):
     """A module of kernels that do what the dynamic families define, faster."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -58,7 +58,7 @@ class Backend:
     module: str
     about: str
     refusal: Callable[[Tensor], str | None] = lambda q: None
-    options: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def _triton(about: str, **options: gpu.Loads) -> Backend:

@@ -6,7 +6,7 @@
 Which cells are kept is defined by `estimate/vertical_slash.py` and `estimate/block_topk.py`;
 the kernels rank by the same sums up to rounding.
 """
-# pyright: reportArgumentType=false  (constants of a kernel are passed as numbers)
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
 """The attention function that transformers calls, and the path that each call takes.
 
-encoder, cross-attention, 4-D mask        → stock: transformers' own kernel
-decode, short or plain dense prefill      → stock
-window, soft cap, padding, query chunk    → dense: blocks of queries, no n * m mask
-causal prefill with a sparse pattern      → sparse, where that is predicted to pay
-the same, where it is not                 → dense: our compiled kernels if they serve
+encoder, cross-attention, 4-D mask            → stock: transformers' own kernel
+causal, with a window that hides keys         → dense: blocks of queries, no n * m mask
+prefill with heads whose pattern should pay   → sparse
+else, not short: our compiled kernels serve   → dense: those
+else, plain decode or prefill                 → stock
+else: padding, soft cap, chunk of a prompt    → dense: blocks of queries
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -53,12 +54,58 @@ HARMLESS = frozenset(  # keywords that layers pass along and that do not change 
 runs: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()  # of each attention module
 
 
+class Path(NamedTuple):
+    """How a causal call is served.
+
+    Args:
+        name: as `LayerCall` has it.
+        backend: which of our backends attends; None for stock and for blocks of queries.
+        patterns: of each head, in a sparse call.
+    """
+
+    name: str
+    backend: str | None = None
+    patterns: tuple[Pattern, ...] = ()
+
+
+STOCK, BLOCKS = Path("stock"), Path("dense")
+
+
+def choose_path(
+    run: Run, module: nn.Module, q: Tensor, m: int, *, plain: bool, windowed: bool
+) -> Path:
+    """Choose how to serve a causal call: the module's table from its second line on.
+
+    Args:
+        m: keys.
+        plain: no padding, soft cap or window.
+        windowed: some keys are hidden by a window.
+    """
+    n = q.shape[2]
+    not_ours = STOCK if plain and n in (1, m) else BLOCKS
+    may_be_sparse = n >= TILE and m >= run.sparse_from
+    may_be_compiled = n > 1 and (n < m or n >= COMPILED_FROM)
+    if windowed or not (may_be_sparse or may_be_compiled):
+        return not_ours
+    backend = choose_backend(run.backend, q)
+    if may_be_sparse:
+        patterns = run.profile[layer_of(module)]
+        if run.min_length is None:
+            patterns = dense_where_cheaper(patterns, n, m, backend)
+        if any(pattern != Dense() for pattern in patterns):
+            return Path("sparse", backend, patterns)
+    if may_be_compiled and backend.startswith("cpu"):
+        return Path("dense", backend)
+    return not_ours
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
-    """One attention call of a layer, its padding understood."""
+    """One causal attention call of a layer, its padding understood."""
 
     module: nn.Module
     run: Run
+    path: Path
     q: Float[Tensor, "b h n d"]
     k: Float[Tensor, "b g m d"]
     v: Float[Tensor, "b g m d"]
@@ -66,33 +113,6 @@ class Call:
     scale: float
     softcap: float | None
     window: int | None
-
-    def path(self) -> str:
-        """Choose how to serve this call."""
-        n, m = self.q.shape[2], self.k.shape[2]
-        plain = self.spans is None and self.window is None and self.softcap is None
-        if plain and self.run.leaves_to_stock(n, m):
-            return "stock"
-        if n >= TILE and self.window is None and any(p != Dense() for p in self.patterns()):
-            return "sparse"
-        return "stock" if plain and n == m and not self.compiled() else "dense"
-
-    def patterns(self) -> tuple[Pattern, ...]:
-        """Return the layer's patterns for this call: dense where sparse would not pay."""
-        own = self.run.profile[layer_of(self.module)]
-        n, m = self.q.shape[2], self.k.shape[2]
-        if self.run.min_length is not None:
-            return own if m >= self.run.min_length else (Dense(),) * len(own)
-        if m < COMPILED_FROM:
-            return (Dense(),) * len(own)  # nothing pays so early: do not even predict
-        return dense_where_cheaper(own, n, m, choose_backend(self.run.backend, self.q))
-
-    def compiled(self) -> bool:
-        """Tell whether our compiled kernels serve this layer when it is dense."""
-        n, m = self.q.shape[2], self.k.shape[2]
-        if self.window is not None or n < 2 or (n == m and n < COMPILED_FROM):
-            return False
-        return choose_backend(self.run.backend, self.q).startswith("cpu")
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v with each sequence's real entries in front."""
@@ -109,6 +129,20 @@ class Call:
             }
         full = torch.ones(self.q.shape[0], dtype=torch.int32, device=self.q.device)
         return {"query_lengths": full * self.q.shape[2], "key_lengths": full * self.k.shape[2]}
+
+    def note(self, **found: Any) -> None:
+        """Tell whoever watches the run what this call took and found."""
+        if self.run.watches(self.q.shape[2]):
+            self.run.note(
+                LayerCall(
+                    layer=layer_of(self.module),
+                    path=self.path.name,
+                    n=self.q.shape[2],
+                    m=self.k.shape[2],
+                    backend=self.path.backend,
+                    **found,
+                )
+            )
 
     def back(self, out: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n h d"]:
         """Return outputs to their places, in the layout of transformers."""
@@ -143,27 +177,11 @@ def sparsefill_attention(
     """
     _refuse_unknown(others, dropout)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    own_mask = attention_mask is not None and attention_mask.ndim == 4
-    if not causal or own_mask:
-        if (sliding_window is not None and not own_mask) or softcap is not None:
-            raise UnsupportedError(
-                "sliding_window and softcap need plain causal attention, got"
-                f" is_causal={causal} and a {'4-D' if own_mask else '2-D or no'} mask;"
-                " use attn_implementation='eager' for this model"
-            )
-        if attention_mask is not None and not own_mask:
-            attention_mask = attention_mask[:, None, None]
-        out, _ = sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=scaling,
-            is_causal=causal and attention_mask is None,  # a 4-D mask says it all
+    if not causal or (attention_mask is not None and attention_mask.ndim == 4):
+        mask = _stock_mask(attention_mask, causal, sliding_window, softcap)
+        return sdpa_attention_forward(
+            module, query, key, value, mask, scaling=scaling, is_causal=False
         )
-        return out, None
-
     run, n = run_of(module), query.shape[2]
     if module not in run.admitted:
         _refuse_chunked(module)
@@ -172,18 +190,19 @@ def sparsefill_attention(
     if attention_mask is not None:
         key, value = (t[:, :, : attention_mask.shape[1]] for t in (key, value))
         spans = None if bool(attention_mask.all()) else Spans(attention_mask, n)
-    if spans is None and n == key.shape[2] and run.is_news(others.get("position_ids"), module):
-        require_one_sequence(others.get("position_ids"))
     m = key.shape[2]
+    if spans is None and n == m and run.is_news(others.get("position_ids"), module):
+        require_one_sequence(others.get("position_ids"))
     window = None if sliding_window is None or sliding_window >= m else sliding_window
     plain = spans is None and window is None and softcap is None
-    unseen = not run.watched and run.on_qkv is None
-    if plain and unseen and run.leaves_to_stock(n, m):
+    path = choose_path(run, module, query, m, plain=plain, windowed=window is not None)
+    if path is STOCK and not run.watches(n):
         # at once: on short prompts each microsecond of a layer counts
-        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)[0], None
+        return _stock(module, query, key, value, scaling), None
     call = Call(
         module=module,
         run=run,
+        path=path,
         q=query,
         k=key,
         v=value,
@@ -194,76 +213,86 @@ def sparsefill_attention(
     )
     if run.on_qkv is not None and spans is None and n >= TILE:
         run.on_qkv(module, query, key, value, call.scale)
-    path = call.path()
-    if path == "sparse":
-        return _sparse(call), None
-    clock = run.clock(query.device)
-    started = clock()
-    out = _stock(call) if path == "stock" else _dense(call)
-    if run.watched and n >= TILE:
-        run.note(
-            LayerCall(
-                layer=layer_of(module),
-                path=path,
-                n=n,
-                m=m,
-                estimate_s=0.0,
-                attention_s=clock() - started,
-                backend=choose_backend(run.backend, query) if call.compiled() else None,
-            )
+    return _sparse(call) if path.name == "sparse" else _dense(call), None
+
+
+def _stock_mask(
+    mask: Tensor | None, causal: bool, window: int | None, softcap: float | None
+) -> Tensor | None:
+    """Return the mask of a call that is not causal, or whose 4-D mask says it all.
+
+    Raises:
+        UnsupportedError: the mask would not tell everything.
+    """
+    own_mask = mask is not None and mask.ndim == 4
+    if softcap is not None or (window is not None and not own_mask):
+        raise UnsupportedError(
+            "sliding_window and softcap need plain causal attention, got"
+            f" is_causal={causal} and a {'4-D' if own_mask else '2-D or no'} mask;"
+            " use attn_implementation='eager' for this model"
         )
-    return out, None
+    return mask if mask is None or own_mask else mask[:, None, None]
 
 
 def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
-    """Estimate and attend, with the layer's patterns."""
-    run, layer = call.run, layer_of(call.module)
+    """Estimate and attend, with the patterns of the call's path."""
+    run = call.run
     q, k, v = call.tensors()
     maths = {"scale": call.scale, "softcap": call.softcap, **call.lengths()}
     stages = attend_in_stages(
-        q, k, v, call.patterns(), backend=run.backend, clock=run.clock(q.device), **maths
+        q, k, v, call.path.patterns, backend=run.backend, clock=run.clock(q.device), **maths
     )
     kept = None
     if run.measure_recall:
         dense = attend_in_stages(q, k, v, Dense(), backend=run.backend, **maths)
         kept = recall(stages.attended.lse, dense.attended.lse)
-    run.note(
-        LayerCall(
-            layer=layer,
-            path="sparse",
-            n=q.shape[2],
-            m=k.shape[2],
-            estimate_s=stages.estimate_s,
-            attention_s=stages.attend_s,
-            backend=choose_backend(run.backend, q),
-            density=density(stages.sparse_index) if run.record else None,
-            recall=kept,
-        )
+    call.note(
+        estimate_s=stages.estimate_s,
+        attention_s=stages.attend_s,
+        density=density(stages.sparse_index) if run.record else None,
+        recall=kept,
     )
     return call.back(stages.attended.out)
 
 
-def _stock(call: Call) -> Float[Tensor, "b n h d"]:
-    """Let transformers' SDPA attend: the same kernel as the stock model."""
-    out, _ = sdpa_attention_forward(
-        call.module, call.q, call.k, call.v, None, scaling=call.scale, is_causal=None
-    )
+def _dense(call: Call) -> Float[Tensor, "b n h d"]:
+    """Attend to all keys, by one of the kernels that do."""
+    clock = call.run.clock(call.q.device)
+    started = clock()
+    if call.path is STOCK:
+        out = _stock(call.module, call.q, call.k, call.v, call.scale)
+    else:
+        out = call.back(_in_blocks(call) if call.path is BLOCKS else _compiled(call))
+    call.note(estimate_s=0.0, attention_s=clock() - started)
     return out
 
 
-def _dense(call: Call) -> Float[Tensor, "b n h d"]:
-    """Attend densely: by our compiled kernels, or in blocks of queries."""
-    q, k, v = call.tensors()
-    if call.compiled():
-        index = estimate(Dense(), q[:, : k.shape[1]], k, **call.lengths())  # one for each KV head
-        attended = attend_unchecked(
-            q, k, v, index, scale=call.scale, softcap=call.softcap, backend=call.run.backend
-        )
-        return call.back(attended.out)
-    out = dense_attention(
-        q, k, v, scale=call.scale, softcap=call.softcap, window=call.window, **call.lengths()
+def _stock(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float | None
+) -> Float[Tensor, "b n h d"]:
+    """Let transformers' kernel attend causally, whatever the module says of itself."""
+    causal = bool(q.shape[2] > 1)  # older releases take it as said, for one query too
+    return sdpa_attention_forward(module, q, k, v, None, scaling=scale, is_causal=causal)[0]
+
+
+def _in_blocks(call: Call) -> Float[Tensor, "b h n d"]:
+    """Attend in blocks of queries: whatever the call asks for."""
+    return dense_attention(
+        *call.tensors(),
+        scale=call.scale,
+        softcap=call.softcap,
+        window=call.window,
+        **call.lengths(),
     )
-    return call.back(out)
+
+
+def _compiled(call: Call) -> Float[Tensor, "b h n d"]:
+    """Attend by our compiled kernels, all heads of a group at once."""
+    q, k, v = call.tensors()
+    index = estimate(Dense(), q[:, : k.shape[1]], k, **call.lengths())  # one for each KV head
+    return attend_unchecked(
+        q, k, v, index, scale=call.scale, softcap=call.softcap, backend=call.run.backend
+    ).out
 
 
 def run_of(module: nn.Module) -> Run:
@@ -278,7 +307,7 @@ def run_of(module: nn.Module) -> Run:
 
 def _refuse_unknown(others: dict[str, Any], dropout: float) -> None:
     """Raise for every keyword that might change the maths and is not supported."""
-    unknown = [k for k, value in others.items() if value is not None and k not in HARMLESS]
+    unknown = [name for name, it in others.items() if it is not None and name not in HARMLESS]
     if dropout:
         unknown.append(f"dropout={dropout}")
     if unknown:

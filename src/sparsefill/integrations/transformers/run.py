@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from sparsefill.errors import UnsupportedError
 from sparsefill.kernels import BackendName
 from sparsefill.profile import Architecture, Profile
+from sparsefill.tile import TILE
 
-COMPILED_FROM = 128  # tokens of a prompt from which our compiled dense attention is faster
+COMPILED_FROM = 128  # tokens of a prompt from which our compiled kernels may be faster
 
 OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 
@@ -78,7 +79,7 @@ class Run:
 
     @property
     def backend_used(self) -> str | None:
-        """Name of the backend that served the sparse calls, None if there were none."""
+        """Names of our backends that served calls, None if none did."""
         used = {call.backend for call in self.calls if call.backend is not None}
         return ", ".join(sorted(used)) or None
 
@@ -114,21 +115,22 @@ class Run:
 
         return read
 
-    def leaves_to_stock(self, n: int, m: int) -> bool:
-        """Tell whether a plain causal call is a decode step, or too short for anything to pay."""
-        earliest = COMPILED_FROM if self.min_length is None else self.min_length
-        return n == 1 or n == m < min(earliest, COMPILED_FROM)
+    @property
+    def sparse_from(self) -> int:
+        """Keys from which a layer may be sparse; below them it need not even be predicted."""
+        return COMPILED_FROM if self.min_length is None else self.min_length
 
     def is_news(self, position_ids: Tensor | None, module: nn.Module) -> bool:
-        """Tell whether no earlier layer of this forward pass was given the same positions."""
-        seen, layer = self._seen
-        self._seen = (position_ids, layer_of(module))
-        return position_ids is not seen or layer_of(module) <= layer
+        """Tell if no earlier layer of this forward pass had these positions; remember them."""
+        seen, before = self._seen
+        layer = layer_of(module)
+        self._seen = (position_ids, layer)
+        return position_ids is not seen or layer <= before
 
-    @property
-    def watched(self) -> bool:
-        """Whether anyone wants to know of the calls."""
-        return self.record or self.on_call is not None
+    def watches(self, n: int) -> bool:
+        """Tell whether anyone wants to know of calls with `n` queries: of prefill calls."""
+        watched = self.record or self.on_call is not None or self.on_qkv is not None
+        return watched and n >= TILE
 
     def note(self, call: LayerCall) -> None:
         """Record a call and tell whoever watches."""

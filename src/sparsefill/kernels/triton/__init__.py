@@ -6,7 +6,7 @@
 Keys and values are read in place, by every query head of their group. Accumulates in
 float32. Kernels are chosen by what the device can do, never by its name.
 """
-# pyright: reportArgumentType=false  (constants of a kernel are passed as numbers)
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
 
