@@ -12,7 +12,7 @@ from pathlib import Path
 import triton
 
 from tests.triton.compile import SHARED_LIMITS, TARGETS, Report, report
-from tests.triton.layers import DIMS, SHIPPED, attend_report, compiled
+from tests.triton.layers import DIMS, SHIPPED, attend_report, compiled, compiled_estimates
 
 TABLE = Path(__file__).parents[1] / "docs" / "triton-kernels.md"
 HEAD = """# The Triton kernels, compiled
@@ -36,10 +36,15 @@ def main() -> None:
         for lists in SHIPPED
         for launch in compiled(target, lists)[:-1]
     ]
+    estimates = [
+        line(target, launch.name, str(d), "", report(launch))
+        for target in TARGETS
+        for d in DIMS
+        for launch in compiled_estimates(target, d)
+    ]
     TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text(
-        HEAD.format(version=triton.__version__) + "\n".join(rows + plans) + "\n", "utf-8"
-    )
+    every = dict.fromkeys(rows + plans + estimates)  # some kernels are the same for all
+    TABLE.write_text(HEAD.format(version=triton.__version__) + "\n".join(every) + "\n", "utf-8")
     print(f"wrote {TABLE}")
 
 

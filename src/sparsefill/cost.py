@@ -49,8 +49,8 @@ class Costs:
 
 
 # cpu, torch: medians of bf16 and fp32, 9 query heads of 64 on 3 KV heads, Zen 5, 2 threads.
-# triton: an estimate, for no GPU has run it; 64 rows reach half of the best dense rate, and the
-# estimates, still of many torch operations, cost some 300 us a layer of 32 heads.
+# triton: an estimate, for no GPU has run it; 64 rows reach half of the best dense rate, launches
+# of a layer of 32 heads take 150 us, a unit is 3.5 ns (H100), means are as fast as memory.
 COSTS = {
     "cpu": Costs(
         tile=1.0,
@@ -63,10 +63,10 @@ COSTS = {
     "triton": Costs(
         tile=2.0,
         row_block=2.0,
-        probe_tile=8.0,
-        pooled_pair=0.01,
-        pooled_row=0.2,
-        head=2700.0,
+        probe_tile=3.0,
+        pooled_pair=0.003,
+        pooled_row=1.2,
+        head=1350.0,
     ),
     "torch": Costs(
         tile=2.1,

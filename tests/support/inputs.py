@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -102,6 +103,20 @@ def with_garbage(qkv: Qkv, query_lengths: Tensor, key_lengths: Tensor) -> Qkv:
         return x.masked_fill(padding[:, None, :, None], torch.nan)
 
     return Qkv(fill(qkv.q, query_lengths), fill(qkv.k, key_lengths), fill(qkv.v, key_lengths))
+
+
+def far_apart(x: Tensor, axis: int) -> Tensor:
+    """Copy 16-bit elements to where offsets along an axis overflow 32 bits, the stride does not.
+
+    The memory between is never touched, so it is not really there.
+    """
+    overflow = max(2, x.shape[axis] // 2)  # the place from which on they do
+    others = [size for i, size in enumerate(x.shape) if i != axis]
+    strides = list(torch.empty(others, device="meta").stride())
+    strides.insert(axis, 16 + 2**31 // overflow // 16 * 16)
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, strides, strict=True))
+    memory = torch.from_numpy(np.empty(extent, dtype=np.int16)).view(x.dtype)
+    return memory.as_strided(x.shape, strides).copy_(x)
 
 
 def causal_mask(n: int, m: int) -> Bool[Tensor, "n m"]:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import triton.language as tl
 from torch import Tensor
 from triton.runtime import interpreter
@@ -36,14 +35,37 @@ class Region:
 
     Args:
         first: its first address.
-        owned: for each byte, whether the tensor sees it.
-        stored: how often each element was stored in this launch.
+        owned: for each element from there on, whether the tensor sees it.
+        size: bytes of an element.
+        stored: how often each element was stored in this launch; None: never.
     """
 
     first: int
     owned: np.ndarray
-    stored: np.ndarray
     size: int
+    stored: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Region:
+        """Describe a tensor; what it does not see takes no memory, however far apart rows are."""
+        extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        owned = np.zeros(extent, dtype=bool)
+        np.lib.stride_tricks.as_strided(owned, tensor.shape, tensor.stride())[...] = True
+        return cls(tensor.data_ptr(), owned, tensor.element_size())
+
+    def elements(self, addresses: np.ndarray) -> np.ndarray:
+        """Return which element each address is, -1 where it is none that the tensor sees."""
+        place, within = np.divmod(addresses - self.first, self.size)
+        near = (place >= 0) & (place < len(self.owned)) & (within == 0)
+        return np.where(near & self.owned[np.where(near, place, 0)], place, -1)
+
+    def store(self, elements: np.ndarray) -> None:
+        """Count what is stored."""
+        if not len(elements):
+            return
+        if self.stored is None:
+            self.stored = np.zeros(len(self.owned), np.int32)
+        np.add.at(self.stored, elements, 1)
 
 
 class Memory:
@@ -56,45 +78,33 @@ class Memory:
     def begin(self, tensors: list[Tensor]) -> None:
         """Let a launch touch what some tensors see."""
         self.end()
-        self.regions = [_region(tensor) for tensor in tensors if tensor.numel()]
+        self.regions = [Region.of(tensor) for tensor in tensors if tensor.numel()]
 
     def end(self) -> None:
         """Look at what the last launch stored."""
         regions, self.regions = self.regions, []
         for region in regions if self.strict else ():
-            counts = region.stored[region.owned[:: region.size]]
-            missing, twice = int((counts == 0).sum()), int((counts > 1).sum())
-            if missing == len(counts):
+            if region.stored is None:
                 continue  # an input
+            counts = region.stored[region.owned]
+            missing, twice = int((counts == 0).sum()), int((counts > 1).sum())
             assert not missing, f"{missing} of {len(counts)} elements were never stored"
             assert not twice, f"{twice} of {len(counts)} elements were stored more than once"
 
-    def check(self, action: str, pointers: Any, mask: Any, size: int) -> None:
+    def check(self, action: str, pointers: Any, mask: Any) -> None:
         """Raise for a pointer that is not masked and lies outside of every tensor."""
         pointers, mask = np.broadcast_arrays(pointers, mask)
         used = pointers[mask.astype(bool)].astype(np.int64)
         outside = np.ones(used.shape, dtype=bool)
         for region in self.regions:
-            place = used - region.first
-            near = (place >= 0) & (place + size <= len(region.owned))
-            inside = near.copy()
-            inside[near] = region.owned[place[near]]
-            outside &= ~inside
+            elements = region.elements(used)
+            outside &= elements < 0
             if action == "store":
-                np.add.at(region.stored, place[inside] // size, 1)
+                region.store(elements[elements >= 0])
         if outside.any():
             raise IndexError(
                 f"{action}: {int(outside.sum())} of {used.size} pointers outside of every tensor"
             )
-
-
-def _region(tensor: Tensor) -> Region:
-    size = tensor.element_size()
-    extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    flags = torch.zeros(extent, dtype=torch.bool)
-    flags.as_strided(tensor.shape, tensor.stride()).fill_(True)
-    owned = flags.numpy()
-    return Region(tensor.data_ptr(), owned.repeat(size), np.zeros(extent, np.int32), size)
 
 
 memory = Memory()
@@ -186,17 +196,13 @@ def _cast(original: Any, self: Any, src: Any, dst_type: Any) -> Any:
     return handle(encode(src.data.astype(np.float32)), tl.bfloat16)
 
 
-def _size(pointers: Any) -> int:
-    return max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-
-
 def _load(original: Any, self: Any, pointers: Any, mask: Any, *rest: Any, **options: Any) -> Any:
-    memory.check("load", pointers.data, mask.data, _size(pointers))
+    memory.check("load", pointers.data, mask.data)
     return original(self, pointers, mask, *rest, **options)
 
 
 def _store(original: Any, self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-    memory.check("store", pointers.data, mask.data, _size(pointers))
+    memory.check("store", pointers.data, mask.data)
     return original(self, pointers, value, mask, *rest)
 
 

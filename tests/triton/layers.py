@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
 import torch
 
-from sparsefill import SparseIndex
+from sparsefill import BlockTopK, SparseIndex, VerticalSlash
+from sparsefill.estimate.heads import Heads
 from sparsefill.gpu import Loads
 from sparsefill.kernels import triton as backend
 from tests.triton.compile import Launch, Report, compile_for, report
+
+estimates = importlib.import_module("sparsefill.estimate.triton")
 
 DIMS = (64, 80, 96, 128, 256)
 MILLION = 1 << 20
@@ -67,3 +71,29 @@ def attend_report(*arguments: Any, **options: Any) -> tuple[Launch, Report]:
     launch = compiled(*arguments, **options)[-1]
     assert launch.name == "attend_kernel"
     return launch, report(launch)
+
+
+@cache
+def compiled_estimates(
+    target: str, d: int = 128, *, n: int = MILLION, softcap: float | None = None
+) -> tuple[Launch, ...]:
+    """Compile both dynamic estimates of a layer of Llama-3-8B's heads, one strip of scores."""
+    length = torch.empty(1, dtype=torch.int32, device="meta")
+    q, k = (torch.empty(1, h, n, d, dtype=torch.bfloat16, device="meta") for h in (32, 8))
+    heads = Heads(
+        q=q,
+        k=k,
+        members=torch.empty(32, dtype=torch.long, device="meta"),
+        scale=0.1,
+        softcap=softcap,
+        query_lengths=length,
+        key_lengths=length,
+    )
+    row_ptr = torch.empty(1, 32, -(-n // 64) + 1, dtype=torch.int32, device="meta")
+    with compile_for(target) as launches:
+        estimates.vertical_slash([VerticalSlash()] * 32, heads)
+        lines = len(launches)
+        kept, _ = estimates.choose_blocks([BlockTopK()] * 32, heads, 64)
+        estimates.list_tiles(kept, row_ptr, n, 64)
+    blocks = {launch.kernel.hash: launch for launch in launches[lines:]}
+    return (*launches[:lines], *blocks.values())

@@ -10,9 +10,18 @@ import triton
 
 from sparsefill.gpu import Loads
 from sparsefill.kernels import triton as backend
-from tests.triton.compile import SHARED_LIMITS, TARGETS, compile_for
-from tests.triton.layers import DIMS, LISTS, MILLION, SHIPPED, attend_report, compiled, meta_index
-from tools.triton_table import TABLE, row_of
+from tests.triton.compile import SHARED_LIMITS, TARGETS, compile_for, report
+from tests.triton.layers import (
+    DIMS,
+    LISTS,
+    MILLION,
+    SHIPPED,
+    attend_report,
+    compiled,
+    compiled_estimates,
+    meta_index,
+)
+from tools.triton_table import TABLE, line, row_of
 
 MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
@@ -131,12 +140,37 @@ def test_new_lengths_and_budgets_compile_nothing_new():
     assert [launch.kernel.hash for launch in first] == [launch.kernel.hash for launch in second]
 
 
-@pytest.mark.parametrize("name", ["k_row", "v_row", "q_row", "out_row"])
-def test_rows_far_away_are_reached_by_64_bit_offsets(name: str):
-    """In Triton's first code, each row stride is widened before it meets a position."""
-    launch, _ = attend_report("sm_80", "mixed", heads_last=True)
-    code = launch.kernel.asm["ttir"]
-    place = re.search(rf"(%{name}(?:_\d+)?): i32", code)
-    assert place is not None
-    widened = re.findall(rf"arith.extsi {re.escape(place[1])} : i32 to i64", code)
-    assert widened
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_estimates_do_not_spill_and_shared_memory_suffices(target: str, d: int):
+    table = TABLE.read_text("utf-8")
+    for launch in compiled_estimates(target, d):
+        own = report(launch)
+        assert own.stack == 0, launch.name
+        assert own.instructions["LDL"] + own.instructions["STL"] == 0, launch.name
+        assert own.shared <= SHARED_LIMITS[target], launch.name
+        if f"Triton {triton.__version__}" in table:
+            row = line(target, launch.name, str(d), "", own)
+            assert row in table, "run python -m tools.triton_table"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_of_estimates_run_on_matrix_units(target: str):
+    own = {launch.name: report(launch).instructions for launch in compiled_estimates(target)}
+    for name in ("probe_weights", "line_sums", "score_blocks"):
+        used = sum(n for code, n in own[name].items() if code.startswith(MATRIX[target]))
+        assert used > 0, name
+
+
+def test_estimates_take_few_launches():
+    names = [launch.name for launch in compiled_estimates("sm_90")]
+    assert names == [
+        *("probe_weights", "line_sums", "keep_largest", "merge_slashes"),
+        *("pool", "pool", "score_blocks", "keep_largest", "list_tiles"),
+    ]
+
+
+def test_new_lengths_compile_no_new_estimates():
+    first = compiled_estimates("sm_80")
+    second = compiled_estimates("sm_80", n=MILLION // 4 - 64 * 7)
+    assert [launch.kernel.hash for launch in first] == [launch.kernel.hash for launch in second]

@@ -16,7 +16,7 @@ from sparsefill.estimate import vertical_slash
 from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.triton import select
 from sparsefill.index import NEVER
-from tests.support.inputs import random_qkv
+from tests.support.inputs import far_apart, random_qkv
 
 kernels = importlib.import_module("sparsefill.estimate.triton")
 
@@ -25,21 +25,23 @@ LENGTHS = [(1, 1), (64, 64), (63, 65), (200, 333), (300, 100)]
 
 def heads_of(
     *,
+    b: int = 2,
     n: int,
     m: int,
     d: int = 64,
     dtype: torch.dtype = torch.bfloat16,
     softcap: float | None = None,
+    left: float = 0.7,
 ) -> Heads:
-    """Three query heads over two KV heads; the second sequence is shorter, padded with NaN."""
-    q, k, _ = random_qkv(b=2, h=6, g=2, n=n, m=m, d=d, dtype=dtype)
-    queries, keys = ([full, full - full // 3] for full in (n, m))
-    q[1, :, queries[1] :] = torch.nan
-    k[1, :, keys[1] :] = torch.nan
+    """Three query heads over two of three KV heads; of the last sequence a share is `left`."""
+    q, k, _ = random_qkv(b=b, h=6, g=3, n=n, m=m, d=d, dtype=dtype)
+    queries, keys = ([full] * (b - 1) + [int(full * left)] for full in (n, m))
+    q[-1, :, queries[-1] :] = torch.nan
+    k[-1, :, keys[-1] :] = torch.nan
     return Heads(
         q=q,
         k=k,
-        members=torch.tensor([0, 1, 4]),
+        members=torch.tensor([0, 1, 5]),
         scale=d**-0.5,
         softcap=softcap,
         query_lengths=torch.tensor(queries, dtype=torch.int32),
@@ -113,12 +115,13 @@ def listed(index: SparseIndex, entries: str, counts: str) -> torch.Tensor:
     slashes=st.integers(1, 220),
     sink=st.integers(0, 70),
     window=st.integers(0, 70),
+    left=st.sampled_from([0.0, 0.7, 1.0]),
 )
 def test_lines_are_those_of_torch(
-    n: int, m: int, verticals: int, slashes: int, sink: int, window: int
+    n: int, m: int, verticals: int, slashes: int, sink: int, window: int, left: float
 ):
     pattern = VerticalSlash(verticals=verticals, slashes=slashes, sink=sink, window=window)
-    assert_same_cells(pattern, heads_of(n=n, m=m, d=16))
+    assert_same_cells(pattern, heads_of(n=n, m=m, d=16, left=left))
 
 
 @settings(max_examples=25)
@@ -129,10 +132,13 @@ def test_lines_are_those_of_torch(
     block=st.sampled_from([64, 128, 192]),
     sink=st.integers(0, 150),
     window=st.integers(1, 150),
+    left=st.sampled_from([0.0, 0.7, 1.0]),
 )
-def test_blocks_are_those_of_torch(n: int, m: int, blocks: int, block: int, sink: int, window: int):
+def test_blocks_are_those_of_torch(
+    n: int, m: int, blocks: int, block: int, sink: int, window: int, left: float
+):
     pattern = BlockTopK(blocks=blocks, block=block, sink=sink, window=window)
-    assert_same_cells(pattern, heads_of(n=n, m=m, d=16))
+    assert_same_cells(pattern, heads_of(n=n, m=m, d=16, left=left))
 
 
 @pytest.mark.parametrize("d", [80, 128])
@@ -145,6 +151,14 @@ def test_blocks_a_strip_at_a_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernels, "MAX_SCORES", 1)
     heads = heads_of(n=70 * 64 - 5, m=70 * 64, d=16)
     assert_same_cells(BlockTopK(blocks=3), replace(heads, members=heads.members[:1]))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["sequence", "head", "row"])
+def test_tensors_of_more_than_32_bits_are_reached(axis: int):
+    heads = heads_of(b=3, n=320, m=320, d=16)
+    far = replace(heads, q=far_apart(heads.q, axis), k=far_apart(heads.k, axis))
+    for pattern in (VerticalSlash(verticals=9, slashes=9), BlockTopK(blocks=2)):
+        assert_same_cells(pattern, far)
 
 
 def test_budgets_of_heads_differ():

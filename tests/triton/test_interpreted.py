@@ -15,13 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefill import Attended, Dense, SparseIndex, VerticalSlash, estimate
+from sparsefill import Attended, BlockTopK, Dense, SparseIndex, VerticalSlash, estimate
 from sparsefill.gpu import Loads
 from sparsefill.gpu.scores import INTERPRETED
 from sparsefill.kernels import triton as backend
 from tests.kernels.test_backends import CASES, Case, case_inputs, measurable
 from tests.support.closeness import assert_attended
-from tests.support.inputs import Qkv, patterns_of, random_qkv
+from tests.support.inputs import Qkv, far_apart, patterns_of, random_qkv
 from tests.support.strategies import Shape, random_index, shapes
 from tests.triton import guard
 
@@ -133,6 +133,17 @@ def test_reads_any_strides(name: str, loads: Loads):
         wide = qkv.map(lambda t: torch.nn.functional.pad(t, (8, 8), value=torch.nan))
         qkv = wide.map(lambda t: t[..., 8:-8])
     judge(qkv, index, loads)
+
+
+@pytest.mark.parametrize("loads", LOADS)
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["sequence", "head", "row"])
+def test_tensors_of_more_than_32_bits_are_reached(axis: int, loads: Loads):
+    near = random_qkv(b=3, h=3, g=3, n=320, d=16, dtype=torch.float16)
+    columns = VerticalSlash(verticals=300, slashes=1, sink=0, window=1)
+    patterns = [columns, VerticalSlash(verticals=1, slashes=200), BlockTopK(blocks=5)]
+    index = estimate(patterns, near.q, near.k)
+    got = attend(near.map(lambda t: far_apart(t, axis)), index, loads)
+    assert_attended(got, near, index)
 
 
 def test_columns_inside_slash_tiles_count_once():

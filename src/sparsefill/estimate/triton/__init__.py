@@ -10,16 +10,18 @@ the kernels rank by the same sums up to rounding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
+from sparsefill.errors import InputError
 from sparsefill.estimate.heads import Heads
 from sparsefill.estimate.triton import blocks, lines, select
 from sparsefill.gpu import cut, launched_on, maths_of, readable, strides_of
-from sparsefill.index import SparseIndex
+from sparsefill.index import NEVER, SparseIndex
 from sparsefill.patterns import BlockTopK, VerticalSlash
 from sparsefill.tile import TILE
 
@@ -39,7 +41,7 @@ def vertical_slash(patterns: Sequence[VerticalSlash], heads: Heads) -> SparseInd
         kept = _empty(heads, b, 2 * x, 1, max(1, *budgets))
         counts = _empty(heads, b, 2 * x, 1)
         select.keep_largest[(b * 2 * x,)](
-            sums, heads.key_lengths, _list_of(budgets, heads), kept, counts,
+            sums, heads.key_lengths, _list_of(tuple(budgets), heads.device), kept, counts,
             0, 1, 2 * x, 1, m, kept.shape[-1],
             BLOCK=1024, num_warps=8,
         )  # fmt: skip
@@ -94,7 +96,14 @@ def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
     with launched_on(heads.device):
         kept, counts = choose_blocks(patterns, heads, block)
         row_ptr = _row_ptr(counts, heads, block)
-        tile_starts = list_tiles(kept, row_ptr, int(row_ptr[-1, -1, -1]), block)
+        total = int(row_ptr[-1, -1, -1])
+        if total > NEVER:
+            raise InputError(
+                f"the blocks of one layer must be at most {NEVER} tiles, got {total};"
+                " keep fewer blocks, or make them Dense()"
+            )
+        row_ptr = row_ptr.int()
+        tile_starts = list_tiles(kept, row_ptr, total, block)
     none = torch.zeros_like(counts[..., 0])
     return heads.index(
         slash=(none[..., None], none),
@@ -132,7 +141,7 @@ def choose_blocks(
             X=x, G=g, R=heads.r, D=d, num_warps=8,
         )  # fmt: skip
         select.keep_largest[(b * x * strip,)](
-            scores, seen, _list_of(budgets, heads), kept, counts,
+            scores, seen, _list_of(tuple(budgets), heads.device), kept, counts,
             start, strip, x, q_blocks, k_blocks, kept.shape[-1],
             BLOCK=512, num_warps=4,
         )  # fmt: skip
@@ -178,7 +187,7 @@ def pool(
 
 def _row_ptr(
     counts: Int32[Tensor, "b x query_blocks"], heads: Heads, block: int
-) -> Int32[Tensor, "b x i_plus_1"]:
+) -> Int64[Tensor, "b x i_plus_1"]:
     """Count the tiles of each row block, and add them up.
 
     A row block reads all tiles of its block of queries' key blocks but those after its own
@@ -194,7 +203,7 @@ def _row_ptr(
     tiles = counts[:, :, i // per_block] * per_block - beyond[:, None]
     tiles = tiles.clamp(min=0) * exists[:, None]
     ends = tiles.flatten().cumsum(0).view(tiles.shape)
-    return torch.cat([(ends - tiles)[..., :1], ends], dim=-1).int()
+    return torch.cat([(ends - tiles)[..., :1], ends], dim=-1)
 
 
 def _per_list(
@@ -202,11 +211,14 @@ def _per_list(
 ) -> Int32[Tensor, " x"]:
     """Collect one field of the patterns, cut to what 32 bits and the layer hold."""
     longest = max(heads.n, heads.m)
-    return _list_of([min(getattr(p, field), longest) for p in patterns], heads)
+    values = tuple(min(getattr(p, field), longest) for p in patterns)
+    return _list_of(values, heads.device)
 
 
-def _list_of(values: list[int], heads: Heads) -> Int32[Tensor, " values"]:
-    return torch.tensor(values, dtype=torch.int32, device=heads.device)
+@functools.lru_cache(maxsize=1024)
+def _list_of(values: tuple[int, ...], device: torch.device) -> Int32[Tensor, " values"]:
+    """Copy numbers to the device, once: layers and prompts share them."""
+    return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 def _empty(heads: Heads, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
