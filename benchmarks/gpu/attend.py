@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gate import check_result
 from benchmarks.gpu import peers
-from benchmarks.gpu.check import VARIANTS, Check, variants
+from benchmarks.gpu.check import REPEATED, VARIANTS, Check, variants
 from benchmarks.gpu.limits import attend_work, rates_of
 from benchmarks.indices import (
     PATTERNS,
@@ -44,7 +44,7 @@ LONGEST_FLEX = 2**17  # its mask takes memory that grows with the square of the 
 FLEX_SECONDS = 60  # what must be left to begin compiling it
 SAMPLED_HEADS = 4  # whose recall is measured
 DENSE_SHARE = 0.15  # of the time left that one dense run may take
-LONG_RUN = 5.0  # seconds from which a dense kernel is not run twice to leave out its compiling
+LONG_RUN = 5.0  # seconds from which a dense kernel is not run twice, to leave out its start
 
 
 class Entry(NamedTuple):
@@ -89,8 +89,11 @@ class Group:
         self.cases: dict[Entry, Case] = {}
         self.first: dict[str, float] = {}
 
-    def prove(self, entry: Entry, case: Case, *, compiles: bool = True) -> bool:
-        """Run once, judge the result, and keep the case for timing if it is right."""
+    def prove(self, entry: Entry, case: Case) -> bool:
+        """Judge a first result, and keep the case for timing if it is right.
+
+        What a first run took is no guide to the next: it compiles, or loads a library.
+        """
         backend, pattern, target = entry
         with self.check.attempt("attend", backend, pattern, self.problem, target_density=target):
             result, seconds = self.check.run(case.function)
@@ -100,8 +103,8 @@ class Group:
             if lse is not None:
                 self.recalls.setdefault((pattern, target), self.sample.recall(lse))
             del result, out, lse  # of gigabytes at a million tokens
-            long = pattern == "dense" and self.check.expected(backend, self.problem.n) > LONG_RUN
-            if compiles and not long:
+            expected = self.check.expected(backend, self.problem.n)
+            if pattern != "dense" or expected < LONG_RUN:
                 _, seconds = self.check.run(case.function)
             self.first[repr(entry)] = seconds
             self.cases[entry] = case
@@ -112,10 +115,10 @@ class Group:
         entry = Entry(name, "dense", 1.0)
         with self.check.attempt("attend", *entry[:2], self.problem, target_density=1.0):
             attend = find()
-            if not self.prove(entry, Case(partial(attend, self.qkv), every), compiles=False):
-                again = entry._replace(backend=f"{name}-repeated")
+            if not self.prove(entry, Case(partial(attend, self.qkv), every)):
+                again = entry._replace(backend=f"{name}{REPEATED}")
                 repeated = partial(attend, peers.repeat_heads(self.qkv))
-                self.prove(again, Case(repeated, every), compiles=False)
+                self.prove(again, Case(repeated, every))
 
     def prove_ours(self, name: str, pattern: str, target: float | None, cells: SparseIndex) -> None:
         """Prove one of our own kernels."""
@@ -137,7 +140,8 @@ class Group:
             best = min(others, key=lambda name: others[name])
             self.check.baselines[n] = (best, others[best])
         for entry, timing in timings.items():
-            self.store(entry, timing)
+            with self.check.attempt("attend", entry.backend, entry.pattern, self.problem):
+                self.store(entry, timing)
         self.cases.clear()
         self.first.clear()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ TIMED_DIM = 128  # of the layers that are timed
 DIMS = {64: LENGTHS, 128: LENGTHS, 80: LENGTHS[2:4], 96: LENGTHS[2:4], 256: LENGTHS[2:4]}
 H, G = 2 * len(PATTERNS), len(PATTERNS)  # a head of every pattern, of the first of a group too
 SMALLEST: dict[str, Any] = {"n": 130, "m": 190, "d": 64, "dtype": "bf16"}
+CUDA_TOOLS = "/usr/local/cuda/bin"
 TOOL_SECONDS = 90  # of one tool that watches the kernels, which makes them slow
 
 
@@ -103,7 +106,8 @@ def judge_smallest(device: str = "cuda") -> None:
 
 def check_memory(check: Check) -> None:
     """Watch the smallest layer with compute-sanitizer, where it is installed."""
-    tool = shutil.which("compute-sanitizer")
+    folders = os.pathsep.join((os.environ.get("PATH", ""), CUDA_TOOLS))
+    tool = shutil.which("compute-sanitizer", path=folders)
     if tool is None:
         skip(check, "memory", "compute-sanitizer is not installed")
         return
@@ -125,20 +129,39 @@ def watch(check: Check, case: str, command: list[str], **environment: str) -> No
         skip(check, case, "no time left")
         return
     script = "from benchmarks.gpu.values import judge_smallest; judge_smallest()"
+    seconds = min(TOOL_SECONDS, check.left)
     backend, problem = next(variants()), smallest_problem()
     with check.attempt(case, backend, "mixed", problem):
-        done = subprocess.run(
-            [*command, sys.executable, "-c", script],
+        code, said = run_for([*command, sys.executable, "-c", script], seconds, environment)
+        if code is None:
+            skip(check, case, f"did not end in {seconds:.0f} s")
+        elif code:
+            raise RuntimeError(f"exit code {code}; it said last: {said}")
+        else:
+            check.add(case, backend, "mixed", problem)
+
+
+def run_for(
+    command: list[str], seconds: float, environment: dict[str, str]
+) -> tuple[int | None, str]:
+    """Run a command and what it starts; return its exit code, None if late, and last line."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        with subprocess.Popen(
+            command,
             env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=min(TOOL_SECONDS, check.left),
-            check=False,
-        )
-        said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
-        if done.returncode:
-            raise RuntimeError(f"exit code {done.returncode}; it said last: {said[-1]}")
-        check.add(case, backend, "mixed", problem)
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a tool's own child must end with it
+        ) as process:
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        return code, (output.read().strip().splitlines() or ["nothing"])[-1]
 
 
 def skip(check: Check, case: str, why: str) -> None:

@@ -326,22 +326,35 @@ def test_a_budget_of_blocks_is_kept():
     assert index.x == SHAPE.h
 
 
-@pytest.mark.parametrize(("code", "problem"), [(0, None), (9, "exit code 9; it said last: found")])
+@pytest.mark.parametrize(
+    ("script", "error", "skipped"),
+    [
+        ("exit 0", None, None),
+        ("echo 1 problem; exit 9", "RuntimeError: exit code 9; it said last: 1 problem", None),
+        ("/bin/sleep 100 & /bin/sleep 100", None, "did not end in 1 s"),
+    ],
+)
 def test_kernels_are_watched(
-    code: int, problem: str | None, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    script: str,
+    error: str | None,
+    skipped: str | None,
+    check: Check,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ):
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text(f"#!/bin/sh\necho found\nexit {code}\n")
+    tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(values, "TOOL_SECONDS", 1)
     values.check_memory(check)
     [row] = check.rows
-    assert row.done == (problem is None)
-    assert problem is None or problem in (row.error or "")
+    assert (row.error, row.skipped) == (error, skipped)
 
 
 def test_tools_that_cannot_run_are_skipped(check: Check, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(values, "CUDA_TOOLS", "")
     values.check_memory(check)
     values.check_races(check)
     reasons = [row.skipped for row in check.rows]
@@ -388,6 +401,7 @@ def test_the_command(check: Check, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     out = check.ledger.path.parent
     arguments = ["--out", str(out), "--device", "cpu", "--lengths", "64", "--heads", "2x1x16"]
     monkeypatch.setattr(sys, "argv", ["gpu_check", *arguments, "--repeats", "1"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as exit_code:
         gpu_check.main()
     assert exit_code.value.code == 0
