@@ -75,9 +75,11 @@ def check_result(
 
 def _places(h: int, rows: int, seed: int) -> list[tuple[int, int]]:
     """Choose heads and row blocks: the first, the farthest into memory, and random ones."""
-    generator = torch.Generator().manual_seed(seed)
-    heads = torch.randint(h, (SAMPLES - 2,), generator=generator).tolist()
-    blocks = torch.randint(rows, (SAMPLES - 2,), generator=generator).tolist()
+    generator = torch.Generator("cpu").manual_seed(seed)  # the same places on every device
+    heads, blocks = (
+        torch.randint(most, (SAMPLES - 2,), generator=generator, device="cpu").tolist()
+        for most in (h, rows)
+    )
     return [(0, 0), (h - 1, rows - 1), *zip(heads, blocks, strict=True)]
 
 

@@ -8,6 +8,7 @@ is cut short still tells.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -24,7 +25,8 @@ from benchmarks.gpu.ceilings import measure_ceilings
 from benchmarks.gpu.check import LLAMA_3_8B, Check, DeviceLostError, variants
 from benchmarks.gpu.estimate import time_estimate
 from benchmarks.gpu.table import failures, lay_out
-from benchmarks.gpu.values import check_memory, check_others, check_races, check_timed
+from benchmarks.gpu.values import check_others, check_timed
+from benchmarks.gpu.watch import check_memory, check_races
 from benchmarks.rows import Ledger
 from sparsefill.kernels import BACKENDS
 
@@ -90,7 +92,13 @@ def run_parts(check: Check, listed: Iterator[Part]) -> None:
 
 
 def interpret() -> None:
-    """Let our kernels serve tensors on the CPU: Triton's interpreter runs them there."""
+    """Let our kernels serve tensors on the CPU: Triton's interpreter runs them there.
+
+    It computes garbage in bfloat16 without the guard that the tests have.
+    """
+    from tests.triton import guard
+
+    guard.install()
     for name in variants():
         BACKENDS[name] = replace(BACKENDS[name], refusal=lambda q: None)
 
@@ -106,6 +114,10 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.exit(2, "error: no GPU that torch can use; pass --device cpu to try the script\n")
+    if given.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        parser.exit(
+            2, "error: kernels run on a CPU in Triton's interpreter; set TRITON_INTERPRET=1\n"
+        )
     given.out.mkdir(parents=True, exist_ok=True)
     return given
 

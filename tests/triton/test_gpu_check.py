@@ -21,13 +21,14 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from benchmarks import gpu_check
 from benchmarks.arguments import Shape
 from benchmarks.gate import GateError, check_result
-from benchmarks.gpu import attend, ceilings, estimate, limits, peers, table, values
+from benchmarks.gpu import attend, ceilings, estimate, limits, peers, table, values, watch
 from benchmarks.gpu.check import Check, DeviceLostError
 from benchmarks.indices import PATTERNS, adjacent_index, dense_index, top_block_index
 from benchmarks.peers import flex_blocks, sdpa
-from benchmarks.problem import Problem, random_inputs
+from benchmarks.problem import Problem, Qkv, random_inputs
 from benchmarks.rows import Ledger, Row, read_rows
 from benchmarks.table import rows_table
+from sparsefill import abi, native
 from sparsefill.density import density
 from sparsefill.kernels import BACKENDS
 from sparsefill.kernels import attend as attend_cells
@@ -346,20 +347,40 @@ def test_kernels_are_watched(
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(values, "TOOL_SECONDS", 1)
-    values.check_memory(check)
+    monkeypatch.setattr(watch, "TOOL_SECONDS", 1)
+    watch.check_memory(check)
     [row] = check.rows
     assert (row.error, row.skipped) == (error, skipped)
 
 
 def test_tools_that_cannot_run_are_skipped(check: Check, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(values, "CUDA_TOOLS", "")
-    values.check_memory(check)
-    values.check_races(check)
+    monkeypatch.setattr(watch, "CUDA_TOOLS", "")
+    watch.check_memory(check)
+    watch.check_races(check)
     reasons = [row.skipped for row in check.rows]
     assert reasons == ["compute-sanitizer is not installed", "needs a GPU"]
-    values.judge_smallest("cpu")  # what they would watch
+    watch.judge_smallest("cpu")  # what they would watch
+
+
+def test_every_tensor_is_made_on_the_device_asked_for(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+):
+    """One that is made without naming a device has no memory here, and fails."""
+    monkeypatch.setattr(native, "library", lambda: None)  # it serves no tensor of a GPU
+    monkeypatch.setattr(abi, "refusal", lambda *_: "not here")
+    monkeypatch.setitem(BACKENDS, "triton", BACKENDS["torch"])
+    monkeypatch.setattr(attend, "LONGEST_FLEX", 256)
+    monkeypatch.setattr(attend, "compile_flex", lambda: lambda *qkv, **_: sdpa(Qkv(*qkv)))
+    monkeypatch.setattr(estimate, "LONGEST_SEARCH", 256)
+    with torch.device("meta"):
+        attend.time_attend(check, 256)
+        estimate.time_estimate(check, 256)
+        ceilings.measure_ceilings(check)
+    wrong = [row for row in check.rows if not row.done]
+    assert [row.backend for row in wrong] == ["flex"]  # what stands in for it is dense
+    assert "GateError" in (wrong[0].error or "")
+    assert {row.case for row in check.rows} == {"attend", "estimate", "ceiling"}
 
 
 def test_a_lost_device_ends_the_run(check: Check, monkeypatch: pytest.MonkeyPatch):
