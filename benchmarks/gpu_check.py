@@ -8,6 +8,7 @@ is cut short still tells.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -25,13 +26,19 @@ from benchmarks.gpu.ceilings import measure_ceilings
 from benchmarks.gpu.check import LLAMA_3_8B, Check, DeviceLostError, variants
 from benchmarks.gpu.estimate import time_estimate
 from benchmarks.gpu.table import failures, lay_out
-from benchmarks.gpu.values import check_others, check_timed
+from benchmarks.gpu.values import (
+    TABLE_SECONDS,
+    check_rest,
+    check_table,
+    check_timed,
+    table_cases,
+)
 from benchmarks.gpu.watch import check_memory, check_races
 from benchmarks.rows import Ledger
 from sparsefill.kernels import BACKENDS
 
 LENGTHS = (8192, 131072, 1048576, 32768, 524288)  # in the order of what they tell
-TELLING = 3  # lengths that come before the rest of the values and the slow tools
+TELLING = 3  # lengths that come before the table of values and the slow tools
 Part = tuple[str, Callable[[], None]]
 
 
@@ -66,12 +73,14 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
     for n in lengths[:TELLING]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
-    yield "values, others", partial(check_others, check)
+    table = table_cases()
+    yield "values, table", partial(check_table, check, table, TABLE_SECONDS)
     yield "memory", partial(check_memory, check)
     for n in lengths[TELLING:]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
     yield "consan", partial(check_races, check)
+    yield "values, rest", partial(check_rest, check, table)
 
 
 def run_parts(check: Check, listed: Iterator[Part]) -> None:
@@ -88,6 +97,7 @@ def run_parts(check: Check, listed: Iterator[Part]) -> None:
             print(f"the device is lost, no more can be told: {error}", file=sys.stderr)
             return
         if check.device.type == "cuda":
+            gc.collect()  # the next layer may need all of the memory
             torch.cuda.empty_cache()
 
 

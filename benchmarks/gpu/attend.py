@@ -225,11 +225,13 @@ def prove_flex(group: Group, blocks: dict[float, SparseIndex]) -> None:
             group.prove(Entry("flex", "block", target), Case(function, cells))
 
 
-def attend_by(name: str, qkv: Qkv, cells: SparseIndex) -> Callable[[], Attended]:
+def attend_by(
+    name: str, qkv: Qkv, cells: SparseIndex, *, softcap: float | None = None
+) -> Callable[[], Attended]:
     """Return a call of one of our own kernels."""
     backend: Any = name
     scale = qkv.q.shape[-1] ** -0.5
-    return partial(attend_unchecked, *qkv, cells, scale=scale, softcap=None, backend=backend)
+    return partial(attend_unchecked, *qkv, cells, scale=scale, softcap=softcap, backend=backend)
 
 
 def fits(check: Check, backend: str, problem: Problem) -> bool:

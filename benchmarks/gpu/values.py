@@ -2,64 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from benchmarks.arguments import DTYPES, Shape
+from benchmarks.arguments import Shape
 from benchmarks.gpu.attend import attend_by
 from benchmarks.gpu.check import Check, variants
 from benchmarks.problem import Problem, Qkv
-from sparsefill import Attended, SparseIndex, estimate
+from sparsefill import Attended, SparseIndex
 from tests.support.closeness import assert_attended
-from tests.support.inputs import PATTERNS, patterns_of, random_qkv
+from tests.support.inputs import PATTERNS
+from tests.support.table import CASES, Case, case_inputs, rows
 
-LENGTHS = ((1, 1), (64, 64), (65, 65), (127, 127), (1000, 1000), (65, 190), (200, 77))
-TIMED_DIM = 128  # of the layers that are timed
-DIMS = {64: LENGTHS, 128: LENGTHS, 80: LENGTHS[2:4], 96: LENGTHS[2:4], 256: LENGTHS[2:4]}
-H, G = 2 * len(PATTERNS), len(PATTERNS)  # a head of every pattern, of the first of a group too
+SIZES = ((1, 1), (64, 64), (65, 65), (127, 127), (1000, 1000), (65, 190), (200, 77))
+EACH = Case("mixed", h=2 * len(PATTERNS), g=len(PATTERNS), d=128, dtype="bf16")
+TABLE_SECONDS = 80  # of the whole table before the slow tools: most of it is compiling
+NARROW = {"bf16": "bf16", "f16": "fp16"}  # what the tests and the benchmarks call a dtype
+
+
+def timed_cases() -> Iterator[Case]:
+    """List what is judged first: head dimension and dtype as timed, a head of every pattern."""
+    for n, m in SIZES:
+        for shared in (False, True):
+            yield EACH._replace(b=rows(n, m), n=n, m=m, shared=shared)
+
+
+def table_cases() -> list[Case]:
+    """Take the tests' table, of 32-bit cases every second in the other dtype; mixtures first."""
+    own = [case for case in CASES if case.dtype in NARROW]
+    wide = [case for case in CASES if case.dtype == "f32"]
+    other = [case._replace(dtype=list(NARROW)[i % 2]) for i, case in enumerate(wide)]
+    every = dict.fromkeys([*own, *other])
+    return sorted(every, key=lambda case: case.pattern != "mixed")
 
 
 def check_timed(check: Check) -> None:
-    """Judge every variant as it is timed: bfloat16, head dimension 128."""
+    """Judge every kernel of ours as it is timed."""
     for backend in variants():
-        for n, m in LENGTHS:
-            judge(check, backend, n=n, m=m, d=TIMED_DIM, dtype="bf16")
+        for case in timed_cases():
+            judge(check, backend, case)
 
 
-def check_others(check: Check) -> None:
-    """Judge the default on the other head dimensions and dtypes, until time is up."""
-    backend = next(variants())
-    for dtype in ("bf16", "fp16"):
-        for d, lengths in DIMS.items():
-            for n, m in lengths:
-                if check.left > 0 and (dtype, d) != ("bf16", TIMED_DIM):
-                    judge(check, backend, n=n, m=m, d=d, dtype=dtype)
+def check_table(check: Check, cases: list[Case], seconds: float) -> None:
+    """Judge the default on cases of the table for some time; what was judged leaves the list."""
+    end = check.left - seconds
+    while cases and check.left > max(0.0, end):
+        judge(check, next(variants()), cases.pop(0))
 
 
-def judge(check: Check, backend: str, *, n: int, m: int, d: int, dtype: str) -> None:
-    """Append a row that says whether a layer is within the error budget.
-
-    Once with an index per query head, once with one per KV head.
-    """
-    problem = Problem(n, Shape(H, G, d), dtype)
-    with check.attempt("values", backend, "mixed", problem, parameters={"m": m}):
-        for shared in (False, True):
-            attend_and_judge(backend, check.device, n=n, m=m, d=d, dtype=dtype, shared=shared)
-        check.add("values", backend, "mixed", problem, parameters={"m": m})
+def check_rest(check: Check, cases: list[Case]) -> None:
+    """Use what time is left for the rest of the table, and say how much was not judged."""
+    check_table(check, cases, check.left)
+    if cases:
+        why = f"no time left for {len(cases)} more cases of the table"
+        add(check, next(variants()), cases[0], skipped=why)
 
 
-def attend_and_judge(
-    backend: str, device: torch.device, *, n: int, m: int, d: int, dtype: str, shared: bool
-) -> None:
+def judge(check: Check, backend: str, case: Case) -> None:
+    """Append a row that says whether a case is within the error budget."""
+    problem, parameters = problem_of(case), _parameters(case)
+    with check.attempt("values", backend, case.pattern, problem, **parameters):
+        attend_and_judge(backend, check.device, case)
+        add(check, backend, case)
+
+
+def attend_and_judge(backend: str, device: torch.device, case: Case) -> None:
     """Attend on a device, and fail unless the CPU's oracle says that it is right."""
-    b = 1 + 32 // min(n, m)
-    qkv = random_qkv(b=b, h=H, g=G, n=n, m=m, d=d, dtype=DTYPES[dtype])
-    step = H // G if shared else 1
-    index = estimate(patterns_of("mixed", H // step), qkv.q[:, ::step], qkv.k, backend="torch")
+    qkv, index = case_inputs(case)
     there = Qkv(*(t.to(device) for t in qkv))
-    got = attend_by(backend, there, moved(index, device))()
-    assert_attended(Attended(*(t.cpu() for t in got)), qkv, index)
+    got = attend_by(backend, there, moved(index, device), softcap=case.softcap)()
+    assert_attended(Attended(*(t.cpu() for t in got)), qkv, index, softcap=case.softcap)
 
 
 def moved(index: SparseIndex, device: torch.device) -> SparseIndex:
@@ -71,3 +85,18 @@ def moved(index: SparseIndex, device: torch.device) -> SparseIndex:
     }
     there: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in lists.items()}
     return SparseIndex(n=index.n, m=index.m, **there)
+
+
+def add(check: Check, backend: str, case: Case, **fields: Any) -> None:
+    """Append a row of `values`."""
+    check.add("values", backend, case.pattern, problem_of(case), **fields, **_parameters(case))
+
+
+def problem_of(case: Case) -> Problem:
+    """Describe a case as the rows do."""
+    return Problem(case.n, Shape(case.h, case.g, case.d), NARROW[case.dtype])
+
+
+def _parameters(case: Case) -> dict[str, Any]:
+    others = {"b": case.b, "m": case.m, "shared": case.shared, "softcap": case.softcap}
+    return {"parameters": others}

@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.arguments import DTYPES, Shape
 from benchmarks.gpu.check import Check, variants
-from benchmarks.gpu.values import G, H, attend_and_judge
-from benchmarks.problem import Problem
+from benchmarks.gpu.values import EACH, attend_and_judge, problem_of
 from sparsefill import estimate
 from sparsefill.errors import UnsupportedError
-from tests.support.inputs import patterns_of, random_qkv
+from tests.support.inputs import patterns_of
+from tests.support.table import case_inputs
 
-SMALLEST: dict[str, Any] = {"n": 130, "m": 190, "d": 64, "dtype": "bf16"}
+SMALLEST = EACH._replace(n=130, m=190, d=64)
 CUDA_TOOLS = "/usr/local/cuda/bin"
 TOOL_SECONDS = 90  # that one tool may take, which makes kernels slow
 
@@ -38,12 +37,9 @@ def judge_smallest(device: str = "cuda") -> None:
         triton.set_allocator(allocate)
     for backend in variants():
         with contextlib.suppress(UnsupportedError):
-            attend_and_judge(backend, there, **SMALLEST, shared=False)
-    sizes = {name: SMALLEST[name] for name in ("n", "m", "d")}
-    q, k, _ = random_qkv(h=H, g=G, **sizes, dtype=DTYPES[SMALLEST["dtype"]]).map(
-        lambda t: t.to(there)
-    )
-    estimate(patterns_of("mixed", H), q, k)
+            attend_and_judge(backend, there, SMALLEST)
+    qkv, _ = case_inputs(SMALLEST)
+    estimate(patterns_of(SMALLEST.pattern, SMALLEST.h), qkv.q.to(there), qkv.k.to(there))
 
 
 def check_memory(check: Check) -> None:
@@ -72,7 +68,7 @@ def watch(check: Check, case: str, command: list[str], **environment: str) -> No
         return
     script = "from benchmarks.gpu.watch import judge_smallest; judge_smallest()"
     seconds = min(TOOL_SECONDS, check.left)
-    backend, problem = next(variants()), smallest_problem()
+    backend, problem = next(variants()), problem_of(SMALLEST)
     with check.attempt(case, backend, "mixed", problem):
         code, said = run_for([*command, sys.executable, "-c", script], seconds, environment)
         if code is None:
@@ -108,9 +104,4 @@ def run_for(
 
 def skip(check: Check, case: str, why: str) -> None:
     """Append a row that says why something was not tried."""
-    check.add(case, next(variants()), "mixed", smallest_problem(), skipped=why)
-
-
-def smallest_problem() -> Problem:
-    """Describe the smallest layer."""
-    return Problem(SMALLEST["n"], Shape(H, G, SMALLEST["d"]), SMALLEST["dtype"])
+    check.add(case, next(variants()), "mixed", problem_of(SMALLEST), skipped=why)

@@ -34,6 +34,7 @@ from sparsefill.kernels import BACKENDS
 from sparsefill.kernels import attend as attend_cells
 from sparsefill.kernels import triton as kernels
 from sparsefill.tile import TILE
+from tests.support.table import CASES, Case
 from tests.triton import guard
 
 guard.install()
@@ -50,7 +51,7 @@ SMALL = {  # what is built for tests, by module and name
     },
     estimate: {"LONGEST_SEARCH": 0, "TARGET": 0.3},
     ceilings: {"SIZE": 64, "COPIED": 4096},
-    values: {"LENGTHS": ((65, 65),), "TIMED_DIM": 64, "DIMS": {64: ((65, 65),)}},
+    values: {"SIZES": ((65, 65),), "CASES": [Case("a-shape"), Case("dense", dtype="bf16")]},
 }
 
 
@@ -77,15 +78,40 @@ def by(rows: list[Row], **wanted: Any) -> list[Row]:
 
 
 def test_values_are_judged(check: Check):
-    values.judge(check, "triton", n=65, m=90, d=64, dtype="bf16")
+    values.judge(check, "triton", Case("mixed", h=6, n=65, m=90, dtype="f16", softcap=2.0))
     [row] = check.rows
     assert row.done
-    assert (row.case, row.n, row.parameters) == ("values", 65, {"m": 90})
+    assert (row.case, row.n, row.h, row.dtype) == ("values", 65, 6, "fp16")
+    assert row.parameters == {"b": 1, "m": 90, "shared": False, "softcap": 2.0}
+
+
+def test_the_table_is_judged_as_far_as_time_goes(check: Check, monkeypatch: pytest.MonkeyPatch):
+    judged: list[Case] = []
+    monkeypatch.setattr(values, "judge", lambda check, backend, case: judged.append(case))
+    every = values.table_cases()
+    cases = list(every)
+    check.until = time.monotonic() - 1
+    values.check_rest(check, cases)
+    assert cases == every
+    assert f"{len(every)} more cases" in (check.rows[0].skipped or "")
+    check.until = time.monotonic() + 100
+    values.check_table(check, cases, 50)
+    assert not cases
+    assert judged == every
+    values.check_rest(check, cases)
+    assert len(check.rows) == 1
+
+
+def test_the_table_is_that_of_the_tests():
+    every = values.table_cases()
+    assert every[0].pattern == "mixed"
+    assert {case.dtype for case in every} == {"bf16", "f16"}
+    assert {case._replace(dtype="") for case in every} == {c._replace(dtype="") for c in CASES}
 
 
 def test_wrong_values_are_told(check: Check, monkeypatch: pytest.MonkeyPatch):
     spoil(monkeypatch, lambda out, lse: out[..., -1, :].mul_(1.5))
-    values.judge(check, "triton", n=65, m=65, d=64, dtype="fp16")
+    values.judge(check, "triton", Case("mixed", n=65, b=2, dtype="f16"))
     [row] = check.rows
     assert "exceeds the budget" in (row.error or "")
     assert table.failures(check.rows) == [row]
@@ -432,7 +458,7 @@ def test_the_command(check: Check, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     }
     text = (out / "gpu_check.txt").read_text("utf-8")
     assert text in capfd.readouterr().out
-    assert "2 of 2 within the error budget" in text
+    assert "4 of 4 within the error budget" in text
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any]) -> None:
