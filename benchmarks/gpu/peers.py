@@ -19,7 +19,10 @@ from sparsefill.errors import UnsupportedError
 Attend = Callable[[Qkv], Float[Tensor, "1 h n d"]]
 
 FA3_MODULES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")  # of its own project
-VLLM_MODULES = ("vllm.vllm_flash_attn", "vllm_flash_attn")  # vLLM's build of it
+VLLM_MODULES = (  # vLLM's build of it, whole or alone in a folder
+    "vllm.vllm_flash_attn.flash_attn_interface",
+    "vllm_flash_attn.flash_attn_interface",
+)
 # Of FlexAttention's kernel: its tiles must divide the blocks of the mask, which are of 64;
 # what it would choose itself for 128 rows and 8 warps is halved.
 FLEX_OPTIONS = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3}

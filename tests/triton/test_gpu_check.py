@@ -251,7 +251,7 @@ def heads_last(*tensors: torch.Tensor) -> torch.Tensor:
     ("module", "function"),
     [
         ("flash_attn_interface", flash_attn_func),
-        ("vllm_flash_attn", flash_attn_varlen_func),
+        ("vllm_flash_attn.flash_attn_interface", flash_attn_varlen_func),
     ],
 )
 def test_flash_attention_3_is_called_right(
