@@ -18,7 +18,7 @@ from sparsefill import SparseIndex
 from sparsefill.errors import SparsefillError
 from sparsefill.tile import TILE
 
-SAMPLES = 6  # row blocks compared: the first, the last, and random ones between
+SAMPLES = 6  # row blocks compared: the first head's first, the last's last, four random ones
 
 
 class GateError(SparsefillError):
@@ -47,13 +47,9 @@ def check_result(
             f"{name} must return {qkv.q.dtype} of shape {tuple(qkv.q.shape)},"
             f" got {out.dtype} of shape {tuple(out.shape)}; nothing was timed"
         )
-    generator = torch.Generator().manual_seed(seed)
-    h, rows = qkv.q.shape[1], index.row_blocks
-    heads = torch.randint(h, (SAMPLES,), generator=generator).tolist()
-    blocks = torch.randint(rows, (SAMPLES - 2,), generator=generator).tolist()
     parts = ("out",) if lse is None else ("out", "lse")
     compared: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {part: [] for part in parts}
-    for head, row_block in zip(heads, [0, rows - 1, *blocks], strict=True):
+    for head, row_block in _places(qkv.q.shape[1], index.row_blocks, seed):
         one, seen = _rows_of(qkv, index, head, row_block)
         at = slice(row_block * TILE, row_block * TILE + one.q.shape[2])
         got = {"out": out[0, head, at]} | ({} if lse is None else {"lse": lse[0, head, at]})
@@ -77,15 +73,26 @@ def check_result(
             )
 
 
+def _places(h: int, rows: int, seed: int) -> list[tuple[int, int]]:
+    """Choose heads and row blocks: the first, the farthest into memory, and random ones."""
+    generator = torch.Generator("cpu").manual_seed(seed)  # the same places on every device
+    heads, blocks = (
+        torch.randint(most, (SAMPLES - 2,), generator=generator, device="cpu").tolist()
+        for most in (h, rows)
+    )
+    return [(0, 0), (h - 1, rows - 1), *zip(heads, blocks, strict=True)]
+
+
 def _rows_of(
     qkv: Qkv, index: SparseIndex, head: int, row_block: int
 ) -> tuple[Qkv, Bool[Tensor, "rows keys"]]:
     """Gather the queries of a row block, the keys that its index names, and who sees what."""
     h, g = qkv.q.shape[1], qkv.k.shape[1]
-    place = (torch.tensor([i]) for i in (0, head * index.x // h, row_block))
+    device = index.device
+    place = (torch.tensor([i], device=device) for i in (0, head * index.x // h, row_block))
     keys = index.keys_of(*place)[0]
     first = row_block * TILE
-    queries = torch.arange(first, min(first + TILE, index.n))
+    queries = torch.arange(first, min(first + TILE, index.n), device=device)
     own = (qkv.k[:, head * g // h, keys][:, None], qkv.v[:, head * g // h, keys][:, None])
     seen = keys <= queries[:, None] + (index.m - index.n)
     return Qkv(qkv.q[:, [head]][:, :, queries], *own), seen

@@ -28,11 +28,11 @@ def dense_sample(qkv: Qkv) -> dict[int, Float[Tensor, "1 h rows"]]:
     n = qkv.q.shape[2]
     blocks = -(-n // TILE)
     chosen = {int((s + 0.5) * blocks / SAMPLES) for s in range(SAMPLES)}
-    q, k = qkv.q.float(), qkv.k.float()
     sample = {}
     for i in sorted(chosen):
         end = min(n, (i + 1) * TILE)
-        sample[i] = dense_lse(q[:, :, i * TILE : end], k[:, :, :end])
+        q, k = qkv.q[:, :, i * TILE : end], qkv.k[:, :, :end]
+        sample[i] = dense_lse(q.float(), k.float())
     return sample
 
 

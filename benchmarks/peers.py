@@ -53,21 +53,21 @@ def flex_blocks(problem: Problem, index: SparseIndex) -> Any:
         )
     rows, x = index.row_blocks, index.x
     counts = index.row_ptr[0].diff() - 1  # the diagonal tile, always the last, stands apart
-    columns = torch.zeros(x, rows, rows, dtype=torch.int32)
-    step = torch.arange(rows)
+    columns = torch.zeros(x, rows, rows, dtype=torch.int32, device=index.device)
+    step = torch.arange(rows, device=index.device)
     there = step < counts[..., None]
     first = index.row_ptr[0, :, :-1, None].long()
     columns[there] = index.tile_starts[(first + step)[there]] // TILE
-    diagonal = torch.zeros(1, x, rows, rows, dtype=torch.int32)
+    diagonal = torch.zeros_like(columns)
     diagonal[..., 0] = step.int()
 
     def causal(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         return q_idx >= kv_idx
 
     return BlockMask.from_kv_blocks(
-        torch.ones(1, x, rows, dtype=torch.int32),
-        diagonal,
-        counts[None].int(),
+        torch.ones_like(counts[None]),
+        diagonal[None],
+        counts[None],
         columns[None],
         BLOCK_SIZE=(TILE, TILE),
         mask_mod=causal,

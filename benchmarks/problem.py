@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,11 +22,12 @@ MARGIN = 3.0  # by how much a planted score exceeds log(n), the mass of everythi
 
 @dataclass(frozen=True)
 class Problem:
-    """One causal attention call: a length, a shape, a dtype."""
+    """One causal attention call: a length, a shape, a dtype, and where its tensors are."""
 
     n: int
     shape: Shape
     dtype: str
+    device: str = "cpu"
 
     @property
     def causal_cells(self) -> int:
@@ -66,12 +67,7 @@ class Qkv(NamedTuple):
 
 def random_inputs(problem: Problem, seed: int) -> Qkv:
     """Draw normally distributed inputs: attention without any structure."""
-    generator = torch.Generator().manual_seed(seed)
-    h, g, d = problem.shape
-    q, k, v = (
-        torch.randn(1, heads, problem.n, d, generator=generator).to(DTYPES[problem.dtype])
-        for heads in (h, g, g)
-    )
+    q, k, v = (t.to(DTYPES[problem.dtype]) for t in _normal(problem, _generator(problem, seed)))
     return Qkv(q, k, v)
 
 
@@ -82,19 +78,30 @@ def planted_inputs(problem: Problem, seed: int) -> Qkv:
     made of the keys at its head's distances, so that their score is about log(n) + 3
     whatever the length, and one dimension is large in the sink and in the columns.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = _generator(problem, seed), problem.device
     (h, g, d), n = problem.shape, problem.n
-    q, k, v = (torch.randn(1, heads, n, d, generator=generator) for heads in (h, g, g))
+    q, k, v = _normal(problem, generator)
     score = math.log(n) + MARGIN
     strength = score / math.sqrt(d)  # a key's squared length is about d
-    place = torch.arange(n)
+    place = torch.arange(n, device=device)
     for head in range(h):
         own = k[0, head * g // h]
-        far = torch.randint(n // 8, n // 2 + 1, (LINES,), generator=generator).tolist()
-        for offset in range(LINES) if head % 2 == 0 else far:
+        far = torch.randint(n // 8, n // 2 + 1, (LINES,), generator=generator, device=device)
+        for offset in range(LINES) if head % 2 == 0 else far.tolist():
             q[0, head] += strength * own[(place - offset).clamp(min=0)]
-    columns = torch.randint(0, n, (COLUMNS,), generator=generator)
+    columns = torch.randint(0, n, (COLUMNS,), generator=generator, device=device)
     large = math.sqrt(score * math.sqrt(d))  # its square, divided by sqrt(d), is the score
     q[..., -1], k[..., -1] = large, 0.0
     k[:, :, :SINK, -1] = k[:, :, columns, -1] = large
     return Qkv(*(t.to(DTYPES[problem.dtype]) for t in (q, k, v)))
+
+
+def _generator(problem: Problem, seed: int) -> torch.Generator:
+    return torch.Generator(problem.device).manual_seed(seed)
+
+
+def _normal(problem: Problem, generator: torch.Generator) -> Iterator[Float[Tensor, "1 _ n d"]]:
+    """Draw q, k and v in float32, one after the other: a long prompt's fill much memory."""
+    h, g, d = problem.shape
+    for heads in (h, g, g):
+        yield torch.randn(1, heads, problem.n, d, generator=generator, device=problem.device)

@@ -49,13 +49,17 @@ class Row:
         repeats: how many timed runs `median_s` and `iqr_s` stand for.
         baseline: the dense attention that `speedup` compares with.
         speedup: `baseline_s / median_s`.
+        proportional: `speedup * density`, 1 if a cell costs what it costs the baseline.
         efficiency: own time at density 1, times density, divided by own time.
         peak_fraction: share of the machine's measured peak rate.
         share: `estimate_s / attend_s`.
         dense_s: dense attention through the same backend.
         parameters: the pattern with its budget, where a budget was searched or given.
         model: what was prefilled.
-        error: why there is no time.
+        tflops: 10^12 operations on kept cells per second of attending.
+        work: what was counted, and the least time that the device could take for it.
+        error: what went wrong: there is no time, or a value is not right.
+        skipped: why it was not tried.
     """
 
     case: str
@@ -77,6 +81,7 @@ class Row:
     baseline: str | None = None
     baseline_s: float | None = None
     speedup: float | None = None
+    proportional: float | None = None
     efficiency: float | None = None
     peak_fraction: float | None = None
     estimate_s: float | None = None
@@ -85,7 +90,15 @@ class Row:
     dense_s: float | None = None
     parameters: dict[str, Any] | None = None
     model: str | None = None
+    tflops: float | None = None
+    work: dict[str, float | None] | None = None
     error: str | None = None
+    skipped: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether this was measured, or checked and right."""
+        return self.error is None and self.skipped is None
 
     @property
     def key(self) -> Key:
@@ -108,7 +121,7 @@ class Ledger:
             raise InputError(f"--out must be a file, got the folder {path}; add a file name")
         self.path = path
         self.rows = list(read_rows(path)) if path.is_file() else []
-        self._known = {row.key for row in self.rows if row.error is None and not again}
+        self._known = {row.key for row in self.rows if row.done and not again}
 
     def __contains__(self, key: Key) -> bool:
         return key in self._known
@@ -120,7 +133,7 @@ class Ledger:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self.rows.append(row)
-        if row.error is None:
+        if row.done:
             self._known.add(row.key)
 
 

@@ -19,10 +19,11 @@ from sparsefill import Attended, BlockTopK, Dense, SparseIndex, VerticalSlash, e
 from sparsefill.gpu import Loads
 from sparsefill.gpu.scores import INTERPRETED
 from sparsefill.kernels import triton as backend
-from tests.kernels.test_backends import CASES, Case, case_inputs, measurable
+from tests.kernels.test_backends import measurable
 from tests.support.closeness import assert_attended
 from tests.support.inputs import Qkv, far_apart, patterns_of, random_qkv
 from tests.support.strategies import Shape, random_index, shapes
+from tests.support.table import CASES, Case, case_inputs
 from tests.triton import guard
 
 LOADS: tuple[Loads, ...] = ("pointers", "descriptors")

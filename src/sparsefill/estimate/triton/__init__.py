@@ -71,7 +71,7 @@ def line_sums(patterns: Sequence[VerticalSlash], heads: Heads) -> Float[Tensor, 
     first, second = cut(d)
     shapes = {"X": x, "R": heads.r, "D": d, "D0": first, "D1": second}
     # rows of 256 in three stages would not fit into an AMD GPU's shared memory
-    options = {**shapes, "SOFTCAP": heads.softcap is not None, "STAGES": 3 if d <= 128 else 1}
+    options = {**shapes, "SOFTCAP": heads.softcap is not None, "STAGES": 3 if d <= 128 else 2}
     shared = (
         q, *strides_of(q), k, *strides_of(k),
         heads.query_lengths, heads.key_lengths, members, probe,

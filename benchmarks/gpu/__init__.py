@@ -1,0 +1,1 @@
+"""The parts of the GPU check: `python -m benchmarks.gpu_check`."""
