@@ -1,0 +1,479 @@
+"""Attention over an index on Hopper: a producer and two consumers for two row blocks.
+
+    producer: for each tile that either row block reads, then 64 columns at a time:
+        K, V -> the next slot of a ring in shared memory
+    each consumer (64 queries, Q in registers): for each slot, if its row block reads it:
+        S = Q K^T; top' = max(top, S); P = 2^(S - top')
+        acc = 2^(top - top') acc + P V; total = 2^(top - top') total + sum(P)
+    out = acc / total; lse = ln(2) (top + log2(total))
+
+Tiles are named by their distance: from their first key to the end of the first row block.
+Slash tile `o` lies at distance `o + 64` for the first row block and at `o` for the second, so
+one ascending merge of both gives the order in which all three partitions meet the tiles;
+each partition merges for itself. A ring has, for each slot, a barrier that says it is full
+(one arrival, and the bytes of a copy) and one that says it is empty (one arrival of each
+consumer). A consumer also awaits and releases what it does not read: it could not know
+otherwise which turn of the ring a barrier stands at.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from sparsefill.kernels.triton.gluon_names import load_tile, meet
+from sparsefill.kernels.triton.tiles import LOWEST, MASKED
+
+LN_2 = gl.constexpr(0.6931471805599453)
+TILE = gl.constexpr(64)
+FAR = gl.constexpr(1 << 30)  # beyond every key and distance, and twice it still fits int32
+
+
+@gluon.jit(do_not_specialize=["n", "rows", "slash_capacity", "column_capacity", "words", "steps"])
+def hopper_kernel(
+    # tiles of tensors (b, heads, length, d)
+    q_tiles, k_tiles, v_tiles,
+    # tensors; strides in elements, those of d are 1
+    k_ptr, k_sequence, k_head, k_row,
+    v_ptr, v_sequence, v_head, v_row,
+    out_ptr, out_sequence, out_head, out_row,
+    lse_ptr,
+    # lengths of each sequence
+    query_length_ptr, key_length_ptr,
+    # lists of the index, and what was planned from them
+    slash_ptr, column_ptr, row_ptr_ptr, tile_ptr, plan_ptr, covered_ptr,
+    # sizes
+    n, rows, slash_capacity, column_capacity, words, steps,
+    # maths
+    factor, cap_inside, cap_outside,
+    H: gl.constexpr, G: gl.constexpr, X: gl.constexpr, D: gl.constexpr,
+    HAS_SLASHES: gl.constexpr, HAS_COLUMNS: gl.constexpr, HAS_TILES: gl.constexpr,
+    SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
+    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """Attend two row blocks; programs of one KV head are neighbours, long row blocks first."""
+    R: gl.constexpr = H // G
+    program = gl.program_id(0)
+    pairs = (rows + 1) // 2
+    block = (pairs - 1 - program // R % pairs) * 2
+    rest = program // R // pairs
+    kv_head, sequence = rest % G, rest // G
+    head = kv_head * R + program % R
+    index_head = sequence.to(gl.int64) * X + (head if X == H else kv_head)
+
+    queries = gl.load(query_length_ptr + sequence)
+    keys = gl.load(key_length_ptr + sequence)
+    end = (block + 1) * TILE + keys - queries  # of the first row block
+    second = block + 1 < rows  # whether there is a second one
+
+    # ---- what each row block reads ----
+    plan = plan_ptr + (index_head * rows + block) * 3
+    slash_ptr += index_head * slash_capacity
+    slashes0, slashes1, columns0, columns1 = 0, 0, 0, 0
+    if HAS_SLASHES:
+        slashes0 = gl.load(plan)
+        slashes1 = gl.load(plan + 3, mask=second, other=0)
+    column_ptr += index_head * column_capacity
+    if HAS_COLUMNS:
+        columns0 = gl.load(plan + 1)
+        columns1 = gl.load(plan + 4, mask=second, other=0)
+    tile0, tile1, tile2 = 0, 0, 0
+    if HAS_TILES:
+        row_ptr = row_ptr_ptr + index_head * (rows + 1) + block
+        tile0 = gl.load(row_ptr)
+        tile1 = gl.load(row_ptr + 1)
+        tile2 = gl.load(row_ptr + 2, mask=second, other=0)
+        tile1 = gl.where(block * TILE < queries, tile1, tile0)
+        tile2 = gl.where((block + 1) * TILE < queries, tile2, tile1)
+    # of each row block: first entry, how many, what to add to an entry for its distance
+    slash_lists = (slash_ptr, slashes0, TILE, slash_ptr, slashes1, 0)
+    further_lists = slash_lists
+    if HAS_TILES:
+        last0, last1 = tile_ptr + tile1 - 1, tile_ptr + tile2 - 1
+        further_lists = (last0, tile1 - tile0, end, last1, tile2 - tile1, end)
+    columns = gl.maximum(columns0, columns1)
+
+    # ---- a slot of Q for each consumer, a ring of K and V ----
+    dtype: gl.constexpr = k_tiles.dtype
+    q_slots = gl.allocate_shared_memory(dtype, [2, 1, 1, TILE, D], q_tiles.layout)
+    k_slots = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, TILE, D], k_tiles.layout)
+    v_slots = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, TILE, D], v_tiles.layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_full, count=1)
+    for slot in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(slot), count=1)
+        mbarrier.init(v_full.index(slot), count=1)
+        mbarrier.init(k_empty.index(slot), count=2)  # consumers
+        mbarrier.init(v_empty.index(slot), count=2)
+    ring = (k_slots, v_slots, k_full, v_full, k_empty, v_empty)
+
+    out_ptr += sequence.to(gl.int64) * out_sequence + head.to(gl.int64) * out_head
+    lse_ptr += (sequence.to(gl.int64) * H + head) * n
+    covered_ptr += index_head * words
+    results = (out_ptr, out_row, lse_ptr, n)
+    maths = (factor, cap_inside, cap_outside)
+    first_row, second_row = block * TILE, block * TILE + TILE
+    gl.warp_specialize(
+        [
+            (consume, (
+                0, q_slots, q_full, ring, first_row, queries, keys, end, slash_lists,
+                further_lists, columns, columns0, column_ptr, covered_ptr, tile_ptr, tile0, tile1,
+                steps, maths, results, D, HAS_SLASHES, HAS_COLUMNS, HAS_TILES, SOFTCAP, STAGES,
+            )),
+            (consume, (
+                1, q_slots, q_full, ring, second_row, queries, keys, end, slash_lists,
+                further_lists, columns, columns1, column_ptr, covered_ptr, tile_ptr, tile1, tile2,
+                steps, maths, results, D, HAS_SLASHES, HAS_COLUMNS, HAS_TILES, SOFTCAP, STAGES,
+            )),
+            (produce, (
+                q_tiles, k_tiles, v_tiles,
+                k_ptr + sequence.to(gl.int64) * k_sequence + kv_head.to(gl.int64) * k_head, k_row,
+                v_ptr + sequence.to(gl.int64) * v_sequence + kv_head.to(gl.int64) * v_head, v_row,
+                q_slots, q_full, ring, sequence, head, kv_head, first_row, keys, end,
+                slash_lists, further_lists, columns, column_ptr,
+                D, HAS_SLASHES, HAS_COLUMNS, HAS_TILES, STAGES,
+            )),
+        ],
+        [4, 4],
+        [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
+    )  # fmt: skip
+
+
+# ---- the tiles of two row blocks, in one order ----
+
+
+@gluon.jit
+def pass_tile(passed, place, distance, first_ptr, count, shift, SIGN: gl.constexpr):
+    """Step over a tile that was passed: place and distance of the next one of its row block."""
+    place += passed.to(gl.int32)
+    there = passed & (place < count)
+    listed = gl.load(first_ptr + SIGN * place, mask=there, other=0)
+    following = gl.where(there, shift + SIGN * listed, FAR)
+    return place, gl.where(passed, following, distance)
+
+
+@gluon.jit
+def pass_tiles(passed0, passed1, place0, place1, distance0, distance1, lists, SIGN: gl.constexpr):
+    """Step over the tiles that were passed, of both row blocks."""
+    first0, count0, shift0, first1, count1, shift1 = lists
+    place0, distance0 = pass_tile(passed0, place0, distance0, first0, count0, shift0, SIGN)
+    place1, distance1 = pass_tile(passed1, place1, distance1, first1, count1, shift1, SIGN)
+    return place0, place1, distance0, distance1
+
+
+@gluon.jit
+def first_tiles(lists, SIGN: gl.constexpr):
+    """Stand at the first tile of each row block; an empty list begins FAR away."""
+    first0, count0, shift0, first1, count1, shift1 = lists
+    listed0 = gl.load(first0, mask=count0 > 0, other=0)
+    listed1 = gl.load(first1, mask=count1 > 0, other=0)
+    distance0 = gl.where(count0 > 0, shift0 + SIGN * listed0, FAR)
+    distance1 = gl.where(count1 > 0, shift1 + SIGN * listed1, FAR)
+    return 0, 0, distance0, distance1
+
+
+@gluon.jit
+def stand(turn, STAGES: gl.constexpr):
+    """Tell the slot of a turn of the ring, and the phase in which its barriers are."""
+    return turn % STAGES, (turn // STAGES) & 1
+
+
+# ---- producer ----
+
+
+@gluon.jit
+def produce(
+    q_tiles, k_tiles, v_tiles, k_ptr, k_row, v_ptr, v_row,
+    q_slots, q_full, ring, sequence, head, kv_head, first_row, keys, end,
+    slash_lists, further_lists, columns, column_ptr,
+    D: gl.constexpr, HAS_SLASHES: gl.constexpr, HAS_COLUMNS: gl.constexpr,
+    HAS_TILES: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Copy Q, and K and V of every tile and column that either row block reads."""
+    mbarrier.expect(q_full, 2 * TILE * D * 2)
+    for which in gl.static_range(2):
+        place = [sequence, head, first_row + which * TILE, 0]
+        load_tile(q_tiles, place, q_full, q_slots.index(which))
+    source = (k_ptr, k_row, v_ptr, v_row)
+    tiles = (k_tiles, v_tiles, sequence, kv_head)
+    turn = 0
+    if HAS_SLASHES:
+        turn = produce_tiles(turn, tiles, source, ring, keys, end, slash_lists, 1, D, STAGES)
+    if HAS_TILES:
+        turn = produce_tiles(turn, tiles, source, ring, keys, end, further_lists, -1, D, STAGES)
+    if HAS_COLUMNS:
+        produce_columns(turn, source, ring, columns, column_ptr, D, STAGES)
+
+
+@gluon.jit
+def produce_tiles(
+    turn, tiles, source, ring, keys, end, lists,
+    SIGN: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Copy the tiles of one kind of list; those with keys past the last are gathered.
+
+    A sequence's padding may hold NaN, which a weight of 0 would not hide; the copy engine
+    only knows where the batch ends, and puts zeros there and before key 0.
+    """
+    k_tiles, v_tiles, sequence, kv_head = tiles
+    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
+    BYTES: gl.constexpr = TILE * D * 2
+    place0, place1, distance0, distance1 = first_tiles(lists, SIGN)
+    while gl.minimum(distance0, distance1) < FAR:
+        nearest = gl.minimum(distance0, distance1)
+        start = end - nearest
+        slot, phase = stand(turn, STAGES)
+        if start + TILE <= keys:
+            mbarrier.wait(k_empty.index(slot), phase ^ 1)
+            mbarrier.expect(k_full.index(slot), BYTES)
+            place = [sequence, kv_head, start, 0]
+            load_tile(k_tiles, place, k_full.index(slot), k_slots.index(slot))
+            mbarrier.wait(v_empty.index(slot), phase ^ 1)
+            mbarrier.expect(v_full.index(slot), BYTES)
+            load_tile(v_tiles, place, v_full.index(slot), v_slots.index(slot))
+        else:
+            near = gl.arange(0, TILE, gl.SliceLayout(1, gather_layout(D)))
+            key = gl.maximum(gl.minimum(start + near, keys - 1), 0)
+            gather(slot, phase, source, ring, key, D)
+            async_copy.wait_group(0)
+            tell_gathered(slot, ring)
+        place0, place1, distance0, distance1 = pass_tiles(
+            distance0 == nearest, distance1 == nearest,
+            place0, place1, distance0, distance1, lists, SIGN,
+        )  # fmt: skip
+        turn += 1
+    return turn
+
+
+@gluon.jit
+def produce_columns(
+    turn, source, ring, columns, column_ptr, D: gl.constexpr, STAGES: gl.constexpr
+):
+    """Gather columns, 64 at a time; consumers hear of them while the next 64 are gathered."""
+    near = gl.arange(0, TILE, gl.SliceLayout(1, gather_layout(D)))
+    for c in range(0, columns, TILE):
+        slot, phase = stand(turn, STAGES)
+        key = gl.load(column_ptr + gl.minimum(c + near, columns - 1))
+        gather(slot, phase, source, ring, key, D)
+        if c > 0:
+            async_copy.wait_group(1)
+            tell_gathered((turn - 1) % STAGES, ring)
+        turn += 1
+    if columns > 0:
+        async_copy.wait_group(0)
+        tell_gathered((turn - 1) % STAGES, ring)
+
+
+@gluon.constexpr_function
+def gather_layout(D):
+    """Lay out (64, D) elements for copies of 16 bytes."""
+    return gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+
+
+@gluon.jit
+def gather(slot, phase, source, ring, key, D: gl.constexpr):
+    """Begin to copy 64 rows of K and V, as one group."""
+    k_ptr, k_row, v_ptr, v_row = source
+    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
+    column = gl.arange(0, D, gl.SliceLayout(0, gather_layout(D)))
+    key = key.to(gl.int64)
+    mbarrier.wait(k_empty.index(slot), phase ^ 1)
+    k_rows = k_ptr + (key * k_row)[:, None] + column[None, :]
+    async_copy.async_copy_global_to_shared(k_slots.index(slot).reshape([TILE, D]), k_rows)
+    mbarrier.wait(v_empty.index(slot), phase ^ 1)
+    v_rows = v_ptr + (key * v_row)[:, None] + column[None, :]
+    async_copy.async_copy_global_to_shared(v_slots.index(slot).reshape([TILE, D]), v_rows)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def tell_gathered(slot, ring):
+    """Hand a slot whose rows have arrived to the consumers."""
+    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
+    fence_async_shared()  # matrix units read through another proxy than these copies wrote
+    meet()  # one thread arrives for all
+    mbarrier.arrive(k_full.index(slot), count=1)
+    mbarrier.arrive(v_full.index(slot), count=1)
+
+
+# ---- consumers ----
+
+
+@gluon.jit
+def consume(
+    WHICH: gl.constexpr, q_slots, q_full, ring, first_row, queries, keys, end, slash_lists,
+    further_lists, columns, own_columns, column_ptr, covered_ptr, tile_ptr, tile_begin, tile_end,
+    steps, maths, results, D: gl.constexpr, HAS_SLASHES: gl.constexpr, HAS_COLUMNS: gl.constexpr,
+    HAS_TILES: gl.constexpr, SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Attend one of the two row blocks."""
+    out_ptr, out_row, lse_ptr, n = results
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
+    A: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    row = first_row + gl.arange(0, TILE, gl.SliceLayout(1, S))
+    position = row + keys - queries
+    acc = gl.zeros([TILE, D], gl.float32, A)
+    top = gl.full([TILE], LOWEST, gl.float32, gl.SliceLayout(1, S))
+    total = gl.zeros([TILE], gl.float32, gl.SliceLayout(1, S))
+    mbarrier.wait(q_full, 0)
+    q = q_slots.index(WHICH).reshape([TILE, D]).load(gl.DotOperandLayout(0, S, 2))
+
+    turn = 0
+    if HAS_SLASHES:
+        turn, acc, top, total = consume_tiles(
+            WHICH, turn, acc, top, total, q, ring, position, end, slash_lists, maths,
+            1, D, SOFTCAP, STAGES,
+        )  # fmt: skip
+    if HAS_TILES:
+        turn, acc, top, total = consume_tiles(
+            WHICH, turn, acc, top, total, q, ring, position, end, further_lists, maths,
+            -1, D, SOFTCAP, STAGES,
+        )  # fmt: skip
+    if HAS_COLUMNS:
+        own_end = end + WHICH * TILE
+        near = gl.arange(0, TILE, gl.BlockedLayout([1], [32], [4], [0]))
+        for c in range(0, columns, TILE):
+            slot, phase = stand(turn, STAGES)
+            if c < own_columns:
+                key = unseen_columns(
+                    c + near, own_columns, own_end, column_ptr, covered_ptr, tile_ptr,
+                    tile_begin, tile_end, steps, HAS_SLASHES, HAS_TILES,
+                )  # fmt: skip
+                key = gl.convert_layout(key, gl.SliceLayout(0, S))
+                acc, top, total = attend_slot(
+                    slot, phase, acc, top, total, q, ring, position, key, True, maths, D, SOFTCAP
+                )
+            else:
+                release_slot(slot, phase, ring)
+            turn += 1
+
+    # rows that saw no key, and padding, give zeros and -inf
+    some = (row < queries) & (total > 0.0)
+    total = gl.where(some, total, 1.0)
+    lse = gl.where(some, (top + gl.log2(total)) * LN_2, float("-inf"))
+    gl.store(lse_ptr + row, lse, mask=row < n)
+    inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, A))
+    some = gl.convert_layout(some, gl.SliceLayout(1, A))
+    out = gl.where(some[:, None], acc * inverse[:, None], 0.0)
+    W: gl.constexpr = gather_layout(D)
+    out = gl.convert_layout(out.to(out_ptr.dtype.element_ty), W)
+    row = first_row + gl.arange(0, TILE, gl.SliceLayout(1, W))
+    column = gl.arange(0, D, gl.SliceLayout(0, W))
+    place = out_ptr + (row.to(gl.int64) * out_row)[:, None] + column[None, :]
+    gl.store(place, out, mask=(row < n)[:, None])
+
+
+@gluon.jit
+def consume_tiles(
+    WHICH: gl.constexpr, turn, acc, top, total, q, ring, position, end, lists, maths,
+    SIGN: gl.constexpr, D: gl.constexpr, SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Attend to those tiles of one kind of list that this row block reads."""
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
+    near = gl.arange(0, TILE, gl.SliceLayout(0, S))
+    last_whole = end + (WHICH - 2) * TILE + 1  # its last key is the first query's own
+    place0, place1, distance0, distance1 = first_tiles(lists, SIGN)
+    while gl.minimum(distance0, distance1) < FAR:
+        nearest = gl.minimum(distance0, distance1)
+        start = end - nearest
+        passed0, passed1 = distance0 == nearest, distance1 == nearest
+        place0, place1, distance0, distance1 = pass_tiles(
+            passed0, passed1, place0, place1, distance0, distance1, lists, SIGN
+        )
+        slot, phase = stand(turn, STAGES)
+        if passed1 if WHICH else passed0:
+            edge = (start < 0) | (start > last_whole)
+            acc, top, total = attend_slot(
+                slot, phase, acc, top, total, q, ring, position, start + near, edge, maths,
+                D, SOFTCAP,
+            )  # fmt: skip
+        else:
+            release_slot(slot, phase, ring)
+        turn += 1
+    return turn, acc, top, total
+
+
+@gluon.jit
+def release_slot(slot, phase, ring):
+    """Release a slot that the other row block reads."""
+    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
+    mbarrier.wait(k_full.index(slot), phase)
+    mbarrier.arrive(k_empty.index(slot), count=1)
+    mbarrier.wait(v_full.index(slot), phase)
+    mbarrier.arrive(v_empty.index(slot), count=1)
+
+
+@gluon.jit
+def attend_slot(
+    slot, phase, acc, top, total, q, ring, position, key, edge, maths,
+    D: gl.constexpr, SOFTCAP: gl.constexpr,
+):  # fmt: skip
+    """Add the keys of a slot to the running softmax, masked if `edge`; release it."""
+    factor, cap_inside, cap_outside = maths
+    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
+    A: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    k = k_slots.index(slot).reshape([TILE, D])
+    v = v_slots.index(slot).reshape([TILE, D])
+    nothing = gl.zeros([TILE, TILE], gl.float32, S)
+    mbarrier.wait(k_full.index(slot), phase)
+    scores = warpgroup_mma(q, k.permute([1, 0]), nothing, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(k_empty.index(slot), count=1)
+    if SOFTCAP:
+        # tanh(x) = 1 - 2 / (e^2x + 1)
+        power = gl.exp2(scores * cap_inside)
+        scores = (1.0 - 2.0 / (power + 1.0)) * cap_outside
+    else:
+        scores = scores * factor
+    if edge:
+        seen = (key >= 0)[None, :] & (key[None, :] <= position[:, None])
+        scores = gl.where(seen, scores, MASKED)
+    raised = gl.maximum(top, gl.max(scores, 1))
+    weights = gl.exp2(scores - raised[:, None])
+    alpha = gl.exp2(top - raised)
+    total = total * alpha + gl.sum(weights, 1)
+    weights = gl.convert_layout(weights.to(q.dtype), gl.DotOperandLayout(0, A, 2))
+    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, A))[:, None]
+    mbarrier.wait(v_full.index(slot), phase)
+    acc = warpgroup_mma(weights, v, acc, is_async=True)
+    acc = warpgroup_mma_wait(0, deps=[acc])
+    mbarrier.arrive(v_empty.index(slot), count=1)
+    return acc, raised, total
+
+
+@gluon.jit
+def unseen_columns(
+    place, columns, own_end, column_ptr, covered_ptr, tile_ptr, tile_begin, tile_end, steps,
+    HAS_SLASHES: gl.constexpr, HAS_TILES: gl.constexpr,
+):  # fmt: skip
+    """Load columns; FAR past the last one and where a tile of the row block covers them."""
+    listed = place < columns
+    key = gl.load(column_ptr + place, mask=listed, other=0)
+    if HAS_SLASHES:
+        distance = own_end - 1 - key
+        word = gl.load(covered_ptr + distance // 32, mask=listed, other=0)
+        listed = listed & (((word >> (distance % 32)) & 1) == 0)
+    if HAS_TILES:
+        first, last = gl.full_like(key, 0) + tile_begin, gl.full_like(key, 0) + tile_end
+        for _ in range(steps):  # the first tile that begins after the key
+            middle = first + (last - first) // 2
+            open_ = listed & (first < last)
+            start = gl.load(tile_ptr + middle, mask=open_, other=0)
+            first = gl.where(open_ & (start <= key), middle + 1, first)
+            last = gl.where(open_ & (start > key), middle, last)
+        some = listed & (first > tile_begin)
+        before = gl.load(tile_ptr + first - 1, mask=some, other=0)
+        listed = listed & ~(some & (key < before + TILE))
+    return gl.where(listed, key, FAR)
