@@ -7,15 +7,11 @@ from typing import Any
 from triton.experimental.gluon import language
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
-_tma: Any = tma
-_language: Any = language
 
-if hasattr(_tma, "async_load"):  # 3.8
-    load_tile = _tma.async_load
-else:
-    load_tile = _tma.async_copy_global_to_shared
+def either(module: Any, newer: str, older: str) -> Any:
+    """Return what a module calls by one of two names."""
+    return getattr(module, newer if hasattr(module, newer) else older)
 
-if hasattr(_language, "barrier"):  # 3.7
-    meet = _language.barrier
-else:
-    meet = _language.thread_barrier
+
+load_tile = either(tma, "async_load", "async_copy_global_to_shared")  # from 3.8 on
+meet = either(language, "barrier", "thread_barrier")  # from 3.7 on

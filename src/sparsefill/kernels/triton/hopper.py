@@ -29,9 +29,20 @@ launch: Any = hopper_kernel
 class Planned(Protocol):
     """What the kernel reads of a plan: `Plan` of this package tells what it is."""
 
-    rows: Int32[Tensor, "b x i planned"]
-    covered: Int32[Tensor, "b x words"]
-    steps: int
+    @property
+    def rows(self) -> Int32[Tensor, "b x i planned"]:
+        """Slash tiles and columns in reach of each row block, first of three entries."""
+        ...
+
+    @property
+    def covered(self) -> Int32[Tensor, "b x words"]:
+        """32 distances in a word, 1 where a slash tile covers them."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Bits of the longest list."""
+        ...
 
 
 def attend_on_hopper(
@@ -85,7 +96,7 @@ def _tiles(tensor: Float[Tensor, "b heads length d"]) -> TensorDescriptor:
     """Describe a tensor to the copy engine, one head's 64 rows at a time."""
     d = tensor.shape[-1]
     block = [1, 1, TILE, d]
-    layout = gl.NVMMASharedLayout.get_default_for(block, DTYPES[tensor.dtype])
+    layout: Any = gl.NVMMASharedLayout.get_default_for(block, DTYPES[tensor.dtype])
     strides = [*_strides(tensor), 1]
     # the stride of an axis of one is free, and need not be one that can be described
     strides = [d if size == 1 else s for size, s in zip(tensor.shape, strides, strict=True)]
