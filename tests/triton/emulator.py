@@ -47,7 +47,7 @@ from tests.triton.gluon_values import (
 
 DELAYS = (0, 0, 1, 2, 5, 20, 120)  # steps of the schedule until something in flight ends
 SPEEDS = (0.03, 1.0, 1.0, 8.0)
-LAYOUTS = ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout")
+LAYOUTS = ("BlockedLayout", "SliceLayout", "DotOperandLayout")
 BOX = 64  # elements of a row that the copy engine writes at once (128 bytes)
 
 
@@ -173,6 +173,7 @@ class Partition:
         self.ready: Callable[[], bool] = lambda: True
         self.known: set[Any] = set()
         self.products: deque[Product] = deque()
+        self.copied: set[Any] = set()  # by its threads
         self.open_group: list[Any] = []
         self.groups: deque[list[Any]] = deque()
         self.done = False
@@ -327,6 +328,7 @@ class Program:
         view.slot.begin_write(partition.known, {event}, by_threads=True)
         ended: list[bool] = []
         partition.open_group.append((event, ended))
+        partition.copied.add(event)
 
         def end() -> None:
             view.data[...] = values
@@ -350,9 +352,9 @@ class Program:
             partition.groups.popleft()
 
     def fence(self) -> None:
-        """Show the matrix units what this partition knows to be written."""
-        known = self.current.known
-        known |= {("fenced", event) for event in known if isinstance(event, int)}
+        """Show the matrix units what the threads of this partition know to have written."""
+        partition = self.current
+        partition.known |= {("fenced", event) for event in partition.copied & partition.known}
 
     # -- products --
 
@@ -453,10 +455,10 @@ def stand_ins(own: dict[str, Any], program: Program, number: int, count: int) ->
             expect=program.expect, arrive=program.arrive, wait=program.wait,
         ),
         "async_copy": SimpleNamespace(
-            async_copy_global_to_shared=program.copy_rows,
             commit_group=program.commit_group, wait_group=program.wait_group,
         ),
         "load_tile": program.copy_tile,
+        "load_rows": program.copy_rows,
         "fence_async_shared": program.fence,
         "meet": lambda: None,
         "warpgroup_mma": program.multiply,

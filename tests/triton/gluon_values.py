@@ -50,7 +50,7 @@ class Value:
 
     def __init__(self, data: Any, dtype: DType | None = None) -> None:
         self.data = np.asarray(data)
-        if dtype is None and self.data.dtype.type not in OF_KEPT:
+        if isinstance(data, (int, float)) or self.data.dtype.kind == "f":
             self.data = self.data.astype(narrow(self.data))
         self.dtype = OF_KEPT[self.data.dtype.type] if dtype is None else dtype
 
@@ -71,9 +71,9 @@ class Value:
 
 
 def narrow(data: np.ndarray) -> Any:
-    """Choose the type of a Python number: 32 bits where they suffice."""
+    """Choose the type of a number of Python's: 32 bits where they suffice."""
     if data.dtype.kind != "i":
-        return np.float32
+        return np.bool_ if data.dtype.kind == "b" else np.float32
     fits = np.all(np.abs(data) < 2**31)
     return np.int32 if fits else np.int64
 

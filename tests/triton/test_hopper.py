@@ -72,7 +72,7 @@ def attend(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_stays_within_the_error_budget(case: Case):
     qkv, index = case_inputs(case)
-    for seed, stages in enumerate((None, 3, 4)):
+    for seed, stages in enumerate((None, 3)):
         got = attend(qkv, index, seed, stages=stages, softcap=case.softcap)
         assert_attended(got, qkv, index, softcap=case.softcap)
 
@@ -96,9 +96,9 @@ def test_any_index_stays_within_the_error_budget(
 
 
 def test_columns_inside_tiles_count_once():
-    for (qkv, clean, index), d in itertools.product(problems(), hopper.HEAD_DIMS):
-        wide, known = (Qkv(*(torch.cat([t] * (d // 64), dim=-1) for t in x)) for x in (qkv, clean))
-        assert_attended(attend(wide, index, d), known, index)
+    for seed, (qkv, clean, index) in enumerate(problems()):
+        wide, known = (x.map(lambda t: torch.cat([t, t], dim=-1)) for x in (qkv, clean))
+        assert_attended(attend(wide, index, seed), known, index)
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 4.0])
@@ -107,13 +107,18 @@ def test_any_scale(scale: float):
     assert_attended(attend(qkv, index, 0, scale=scale), qkv, index, scale=scale)
 
 
-@pytest.mark.parametrize("name", ["heads-last", "with-gaps", "one-key-for-all"])
+@pytest.mark.parametrize(
+    "name", ["heads-last", "with-gaps", "one-key-for-all", "odd-strides-of-one"]
+)
 def test_reads_any_strides(name: str):
     qkv, index = case_inputs(BASE._replace(b=2, n=130))
     if name == "one-key-for-all":
         qkv = qkv._replace(k=qkv.k[:, :, :1].expand_as(qkv.k), v=qkv.v[:, :1].expand_as(qkv.v))
     elif name == "heads-last":
         qkv = qkv.map(lambda t: t.transpose(1, 2).contiguous().transpose(1, 2))
+    elif name == "odd-strides-of-one":  # a sequence, and a KV head
+        qkv, index = case_inputs(BASE._replace(g=1, n=130))
+        qkv = qkv._replace(k=qkv.k.as_strided(qkv.k.shape, (7, 9, *qkv.k.stride()[2:])))
     elif name == "with-gaps":
         wide = qkv.map(lambda t: torch.nn.functional.pad(t, (16, 16), value=torch.nan))
         qkv = wide.map(lambda t: t[..., 16:-16])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from triton.experimental.gluon import language
-from triton.experimental.gluon.language.nvidia.hopper import tma
+from triton.experimental.gluon.language.nvidia.hopper import async_copy, tma
 
 
 def either(module: Any, newer: str, older: str) -> Any:
@@ -14,4 +14,5 @@ def either(module: Any, newer: str, older: str) -> Any:
 
 
 load_tile = either(tma, "async_load", "async_copy_global_to_shared")  # from 3.8 on
+load_rows = either(async_copy, "async_load", "async_copy_global_to_shared")  # from 3.9 on
 meet = either(language, "barrier", "thread_barrier")  # from 3.7 on

@@ -21,7 +21,7 @@ from sparsefill.tile import TILE
 DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 HEAD_DIMS = (64, 128)
 STAGES = {64: 8, 128: 5}  # slots of the ring: what shared memory has room for
-CONSUMER_REGISTERS, PRODUCER_REGISTERS = 216, 72  # of a thread
+CONSUMER_REGISTERS, PRODUCER_REGISTERS = 208, 88  # of a thread
 LOG2_E = math.log2(math.e)
 launch: Any = hopper_kernel
 
@@ -97,11 +97,8 @@ def _tiles(tensor: Float[Tensor, "b heads length d"]) -> TensorDescriptor:
     d = tensor.shape[-1]
     block = [1, 1, TILE, d]
     layout: Any = gl.NVMMASharedLayout.get_default_for(block, DTYPES[tensor.dtype])
-    strides = [*_strides(tensor), 1]
-    # the stride of an axis of one is free, and need not be one that can be described
-    strides = [d if size == 1 else s for size, s in zip(tensor.shape, strides, strict=True)]
-    strides[-1] = 1
-    return TensorDescriptor(tensor, list(tensor.shape), strides, block, layout)
+    strides = [step or d for step in _strides(tensor)]  # 0 cannot be described
+    return TensorDescriptor(tensor, list(tensor.shape), [*strides, 1], block, layout)
 
 
 def _readable(tensor: Float[Tensor, "b heads length d"]) -> Float[Tensor, "b heads length d"]:
@@ -112,7 +109,7 @@ def _readable(tensor: Float[Tensor, "b heads length d"]) -> Float[Tensor, "b hea
     return tensor if usable else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _strides(tensor: Float[Tensor, "b heads length d"]) -> tuple[int, int, int]:
-    """Return the strides; 0 for a single sequence, whose stride would only pick a kernel."""
-    sequence, head, row, _ = tensor.stride()
-    return (0 if len(tensor) == 1 else sequence), head, row
+def _strides(tensor: Float[Tensor, "b heads length d"]) -> tuple[int, ...]:
+    """Return the strides of all axes but the last; 0, which fits all kernels, for axes of one."""
+    sizes = zip(tensor.shape[:-1], tensor.stride(), strict=False)
+    return tuple(0 if size == 1 else step for size, step in sizes)

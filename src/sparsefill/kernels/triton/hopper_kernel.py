@@ -21,6 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from sparsefill.kernels.triton.attend import LN_2
 from sparsefill.kernels.triton.hopper_ring import (
     FAR,
     TILE,
@@ -32,8 +33,6 @@ from sparsefill.kernels.triton.hopper_ring import (
     stand,
 )
 from sparsefill.kernels.triton.tiles import LOWEST, MASKED
-
-LN_2 = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit(do_not_specialize=["n", "rows", "slash_capacity", "column_capacity", "words", "steps"])
@@ -153,6 +152,12 @@ def hopper_kernel(
 # ---- consumers ----
 
 
+@gluon.constexpr_function
+def product_layout(COLUMNS):
+    """Lay out (64, COLUMNS) elements as four warps' matrix units put them."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
+
+
 @gluon.jit
 def consume(
     WHICH: gl.constexpr, q_slots, q_full, ring, first_row, queries, keys, end, slash_lists,
@@ -162,8 +167,8 @@ def consume(
 ):  # fmt: skip
     """Attend one of the two row blocks."""
     out_ptr, out_row, lse_ptr, n = results
-    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
-    A: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    S: gl.constexpr = product_layout(TILE)
+    A: gl.constexpr = product_layout(D)
     row = first_row + gl.arange(0, TILE, gl.SliceLayout(1, S))
     position = row + keys - queries
     acc = gl.zeros([TILE, D], gl.float32, A)
@@ -223,7 +228,7 @@ def consume_tiles(
     SIGN: gl.constexpr, D: gl.constexpr, SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Attend to those tiles of one kind of list that this row block reads."""
-    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
+    S: gl.constexpr = product_layout(TILE)
     near = gl.arange(0, TILE, gl.SliceLayout(0, S))
     last_whole = end + (WHICH - 2) * TILE + 1  # its last key is the first query's own
     place0, place1, distance0, distance1 = first_tiles(lists, SIGN)
@@ -255,8 +260,8 @@ def attend_slot(
     """Add the keys of a slot to the running softmax, masked if `edge`; release it."""
     factor, cap_inside, cap_outside = maths
     k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
-    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
-    A: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    S: gl.constexpr = product_layout(TILE)
+    A: gl.constexpr = product_layout(D)
     k = k_slots.index(slot).reshape([TILE, D])
     v = v_slots.index(slot).reshape([TILE, D])
     nothing = gl.zeros([TILE, TILE], gl.float32, S)

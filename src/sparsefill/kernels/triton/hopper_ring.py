@@ -22,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from sparsefill.kernels.triton.gluon_names import load_tile, meet
+from sparsefill.kernels.triton.gluon_names import load_rows, load_tile, meet
 
 TILE = gl.constexpr(64)
 FAR = gl.constexpr(1 << 30)  # beyond every key and distance, and twice it still fits int32
@@ -176,10 +176,10 @@ def gather(slot, phase, source, ring, key, D: gl.constexpr):
     key = key.to(gl.int64)
     mbarrier.wait(k_empty.index(slot), phase ^ 1)
     k_rows = k_ptr + (key * k_row)[:, None] + column[None, :]
-    async_copy.async_copy_global_to_shared(k_slots.index(slot).reshape([TILE, D]), k_rows)
+    load_rows(k_slots.index(slot).reshape([TILE, D]), k_rows)
     mbarrier.wait(v_empty.index(slot), phase ^ 1)
     v_rows = v_ptr + (key * v_row)[:, None] + column[None, :]
-    async_copy.async_copy_global_to_shared(v_slots.index(slot).reshape([TILE, D]), v_rows)
+    load_rows(v_slots.index(slot).reshape([TILE, D]), v_rows)
     async_copy.commit_group()
 
 
