@@ -189,22 +189,11 @@ def consume(
             -1, D, SOFTCAP, STAGES,
         )  # fmt: skip
     if HAS_COLUMNS:
-        own_end = end + WHICH * TILE
-        near = gl.arange(0, TILE, gl.BlockedLayout([1], [32], [4], [0]))
-        for c in range(0, columns, TILE):
-            slot, phase = stand(turn, STAGES)
-            if c < own_columns:
-                key = unseen_columns(
-                    c + near, own_columns, own_end, column_ptr, covered_ptr, tile_ptr,
-                    tile_begin, tile_end, steps, HAS_SLASHES, HAS_TILES,
-                )  # fmt: skip
-                key = gl.convert_layout(key, gl.SliceLayout(0, S))
-                acc, top, total = attend_slot(
-                    slot, phase, acc, top, total, q, ring, position, key, True, maths, D, SOFTCAP
-                )
-            else:
-                release_slot(slot, phase, ring)
-            turn += 1
+        covers = (covered_ptr, tile_ptr, tile_begin, tile_end, steps)
+        acc, top, total = consume_columns(
+            turn, acc, top, total, q, ring, position, end + WHICH * TILE, columns, own_columns,
+            column_ptr, covers, maths, D, HAS_SLASHES, HAS_TILES, SOFTCAP, STAGES,
+        )  # fmt: skip
 
     # rows that saw no key, and padding, give zeros and -inf
     some = (row < queries) & (total > 0.0)
@@ -241,11 +230,10 @@ def consume_tiles(
         )
         slot, phase = stand(turn, STAGES)
         if passed1 if WHICH else passed0:
-            edge = (start < 0) | (start > last_whole)
-            acc, top, total = attend_slot(
-                slot, phase, acc, top, total, q, ring, position, start + near, edge, maths,
-                D, SOFTCAP,
-            )  # fmt: skip
+            scores = score_slot(slot, phase, q, ring, maths, D, SOFTCAP)
+            if (start < 0) | (start > last_whole):
+                scores = mask_scores(scores, start + near, position)
+            acc, top, total = add_slot(slot, phase, scores, acc, top, total, q.dtype, ring, D)
         else:
             release_slot(slot, phase, ring)
         turn += 1
@@ -253,18 +241,75 @@ def consume_tiles(
 
 
 @gluon.jit
-def attend_slot(
-    slot, phase, acc, top, total, q, ring, position, key, edge, maths,
-    D: gl.constexpr, SOFTCAP: gl.constexpr,
+def consume_columns(
+    turn, acc, top, total, q, ring, position, own_end, columns, own_columns, column_ptr, covers,
+    maths, D: gl.constexpr, HAS_SLASHES: gl.constexpr, HAS_TILES: gl.constexpr,
+    SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Add the keys of a slot to the running softmax, masked if `edge`; release it."""
+    """Attend to columns that no tile of this row block covers.
+
+    Which columns the next 64 are is loaded with the present 64, and what covers these is
+    loaded before their scores are made and used after: nobody waits for either.
+    """
+    near = gl.arange(0, TILE, gl.BlockedLayout([1], [32], [4], [0]))
+    key = gl.load(column_ptr + near, mask=near < own_columns, other=0)
+    for c in range(0, columns, TILE):
+        slot, phase = stand(turn, STAGES)
+        if c < own_columns:
+            place = c + near
+            listed = place < own_columns
+            word, before = look_up(key, listed, own_end, covers, HAS_SLASHES, HAS_TILES)
+            following = gl.load(column_ptr + TILE + place, mask=place + TILE < own_columns, other=0)
+            scores = score_slot(slot, phase, q, ring, maths, D, SOFTCAP)
+            in_slash_tile = ((word >> ((own_end - 1 - key) % 32)) & 1) != 0
+            covered = in_slash_tile | (key < before + TILE)
+            own = gl.where(listed & ~covered, key, FAR)
+            own = gl.convert_layout(own, gl.SliceLayout(0, product_layout(TILE)))
+            scores = mask_scores(scores, own, position)
+            acc, top, total = add_slot(slot, phase, scores, acc, top, total, q.dtype, ring, D)
+            key = following
+        else:
+            release_slot(slot, phase, ring)
+        turn += 1
+    return acc, top, total
+
+
+@gluon.jit
+def look_up(key, listed, own_end, covers, HAS_SLASHES: gl.constexpr, HAS_TILES: gl.constexpr):
+    """Load what tells whether tiles cover columns.
+
+    Returns:
+        the word with a bit for each column's distance; where the further tile begins that is
+        the last one to begin at or before the column, or far enough before key 0.
+    """
+    covered_ptr, tile_ptr, tile_begin, tile_end, steps = covers
+    word = gl.full_like(key, 0)
+    before = gl.full_like(key, 0) - TILE
+    if HAS_SLASHES:
+        word = gl.load(covered_ptr + (own_end - 1 - key) // 32, mask=listed, other=0)
+    if HAS_TILES:
+        first, last = gl.full_like(key, 0) + tile_begin, gl.full_like(key, 0) + tile_end
+        for _ in range(steps):  # the first tile that begins after the key
+            middle = first + (last - first) // 2
+            open_ = listed & (first < last)
+            start = gl.load(tile_ptr + middle, mask=open_, other=0)
+            first = gl.where(open_ & (start <= key), middle + 1, first)
+            last = gl.where(open_ & (start > key), middle, last)
+        some = listed & (first > tile_begin)
+        before = gl.load(tile_ptr + first - 1, mask=some, other=-TILE)
+    return word, before
+
+
+# ---- one slot ----
+
+
+@gluon.jit
+def score_slot(slot, phase, q, ring, maths, D: gl.constexpr, SOFTCAP: gl.constexpr):
+    """Score the queries against the keys of a slot, in powers of two, and release the keys."""
     factor, cap_inside, cap_outside = maths
-    k_slots, v_slots, k_full, v_full, k_empty, v_empty = ring
-    S: gl.constexpr = product_layout(TILE)
-    A: gl.constexpr = product_layout(D)
+    k_slots, _, k_full, _, k_empty, _ = ring
     k = k_slots.index(slot).reshape([TILE, D])
-    v = v_slots.index(slot).reshape([TILE, D])
-    nothing = gl.zeros([TILE, TILE], gl.float32, S)
+    nothing = gl.zeros([TILE, TILE], gl.float32, product_layout(TILE))
     mbarrier.wait(k_full.index(slot), phase)
     scores = warpgroup_mma(q, k.permute([1, 0]), nothing, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
@@ -275,43 +320,30 @@ def attend_slot(
         scores = (1.0 - 2.0 / (power + 1.0)) * cap_outside
     else:
         scores = scores * factor
-    if edge:
-        seen = (key >= 0)[None, :] & (key[None, :] <= position[:, None])
-        scores = gl.where(seen, scores, MASKED)
+    return scores
+
+
+@gluon.jit
+def mask_scores(scores, key, position):
+    """Hide the keys below 0, and from each query those after it."""
+    seen = (key >= 0)[None, :] & (key[None, :] <= position[:, None])
+    return gl.where(seen, scores, MASKED)
+
+
+@gluon.jit
+def add_slot(slot, phase, scores, acc, top, total, dtype: gl.constexpr, ring, D: gl.constexpr):
+    """Add the values of a slot to the running softmax, and release them."""
+    _, v_slots, _, v_full, _, v_empty = ring
+    A: gl.constexpr = product_layout(D)
+    v = v_slots.index(slot).reshape([TILE, D])
     raised = gl.maximum(top, gl.max(scores, 1))
     weights = gl.exp2(scores - raised[:, None])
     alpha = gl.exp2(top - raised)
     total = total * alpha + gl.sum(weights, 1)
-    weights = gl.convert_layout(weights.to(q.dtype), gl.DotOperandLayout(0, A, 2))
+    weights = gl.convert_layout(weights.to(dtype), gl.DotOperandLayout(0, A, 2))
     acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, A))[:, None]
     mbarrier.wait(v_full.index(slot), phase)
     acc = warpgroup_mma(weights, v, acc, is_async=True)
     acc = warpgroup_mma_wait(0, deps=[acc])
     mbarrier.arrive(v_empty.index(slot), count=1)
     return acc, raised, total
-
-
-@gluon.jit
-def unseen_columns(
-    place, columns, own_end, column_ptr, covered_ptr, tile_ptr, tile_begin, tile_end, steps,
-    HAS_SLASHES: gl.constexpr, HAS_TILES: gl.constexpr,
-):  # fmt: skip
-    """Load columns; FAR past the last one and where a tile of the row block covers them."""
-    listed = place < columns
-    key = gl.load(column_ptr + place, mask=listed, other=0)
-    if HAS_SLASHES:
-        distance = own_end - 1 - key
-        word = gl.load(covered_ptr + distance // 32, mask=listed, other=0)
-        listed = listed & (((word >> (distance % 32)) & 1) == 0)
-    if HAS_TILES:
-        first, last = gl.full_like(key, 0) + tile_begin, gl.full_like(key, 0) + tile_end
-        for _ in range(steps):  # the first tile that begins after the key
-            middle = first + (last - first) // 2
-            open_ = listed & (first < last)
-            start = gl.load(tile_ptr + middle, mask=open_, other=0)
-            first = gl.where(open_ & (start <= key), middle + 1, first)
-            last = gl.where(open_ & (start > key), middle, last)
-        some = listed & (first > tile_begin)
-        before = gl.load(tile_ptr + first - 1, mask=some, other=0)
-        listed = listed & ~(some & (key < before + TILE))
-    return gl.where(listed, key, FAR)
