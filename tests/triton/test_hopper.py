@@ -77,7 +77,7 @@ def test_stays_within_the_error_budget(case: Case):
         assert_attended(got, qkv, index, softcap=case.softcap)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     shape=shapes(longest=300).map(measurable),
     shared=st.booleans(),
@@ -248,7 +248,7 @@ def plant(name: str, folder: Path) -> ModuleType:
     return planted
 
 
-@pytest.mark.parametrize("first", range(0, 16, 4))
+@pytest.mark.parametrize("first", [0, 4])
 def test_nothing_is_found_where_nothing_is_wrong(first: int):
     judge(range(first, first + 4))
 
@@ -257,7 +257,7 @@ def test_nothing_is_found_where_nothing_is_wrong(first: int):
 def test_planted_bugs_are_caught(name: str, tmp_path: Path):
     planted = plant(name, tmp_path)
     with pytest.raises(AssertionError):
-        judge(range(12), planted)
+        judge(range(4), planted)
 
 
 def test_a_ring_of_one_slot_deadlocks():

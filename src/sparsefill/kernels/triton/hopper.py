@@ -19,9 +19,13 @@ from sparsefill.kernels.triton.hopper_kernel import hopper_kernel
 from sparsefill.tile import TILE
 
 DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-HEAD_DIMS = (64, 128)
-STAGES = {64: 8, 128: 5}  # slots of the ring: what shared memory has room for
-CONSUMER_REGISTERS, PRODUCER_REGISTERS = 208, 88  # of a thread
+# Slots of the ring: as many as shared memory has room for at head_dim 128. Columns are told of
+# one turn late, so a ring has two slots at least.
+STAGES = {64: 8, 128: 5}
+HEAD_DIMS = tuple(STAGES)
+# Of a thread. Three partitions of 128 threads share 512 in steps of 8; with fewer the producer
+# spills at head_dim 64 (Triton 3.8).
+CONSUMER_REGISTERS, PRODUCER_REGISTERS = 208, 88
 LOG2_E = math.log2(math.e)
 launch: Any = hopper_kernel
 
@@ -55,7 +59,9 @@ def attend_on_hopper(
     scale: float,
     softcap: float | None,
 ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
-    """Attend over the cells of `index`, on a GPU of compute capability 9.0.
+    """Attend over the cells of `index`, on the current GPU, of compute capability 9.0.
+
+    Inputs are bfloat16 or float16, of a head_dim in `HEAD_DIMS`.
 
     Args:
         plan: what `make_plan` found for this index.
