@@ -312,8 +312,9 @@ def test_uses_what_hopper_has_and_spills_nothing(
     assert has["LDL"] + has["STL"] == 0
     assert own.shared <= SHARED_LIMITS["sm_90"]
     assert own.warps == 12
-    products = 2 * (1 + (lists == "mixed") + (lists != "blocks"))  # of each consumer, each kind
-    assert has["HGMMA"] >= products * d // 16  # Q K^T alone
+    products = 2 * 2 * {"blocks": 1, "lines": 2, "mixed": 3}[lists]  # two consumers, QK and PV
+    assert has["HGMMA"] == products // 2 * (d + 64) // 16
+    assert has["WARPGROUP.DEPBAR.LE"] == products  # steps of a product do not wait for each other
     assert has["UTMALDG"] >= 4  # Q of two row blocks, K and V
     assert has["USETMAXREG"] >= 3
     assert has["LDGSTS.E.BYPASS.128"] == has["LDGSTS"] > 0

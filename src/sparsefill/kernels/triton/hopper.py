@@ -23,8 +23,8 @@ DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 # one turn late, so a ring has two slots at least.
 STAGES = {64: 8, 128: 5}
 HEAD_DIMS = tuple(STAGES)
-# Of a thread. Three partitions of 128 threads share 512 in steps of 8; with fewer the producer
-# spills at head_dim 64 (Triton 3.8).
+# Of a thread. Three partitions of 128 threads share 512, in steps of 8; with 72 for the producer
+# one register spills at head_dim 64 (Triton 3.8).
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 208, 88
 LOG2_E = math.log2(math.e)
 launch: Any = hopper_kernel
