@@ -11,6 +11,7 @@ from pathlib import Path
 
 import triton
 
+from sparsefill.gpu import HEAD_DIMS_ON_HOPPER, Variant
 from tests.triton.compile import SHARED_LIMITS, TARGETS, Report, report
 from tests.triton.layers import DIMS, SHIPPED, attend_report, compiled, compiled_estimates
 
@@ -30,6 +31,7 @@ Nothing here has run on a GPU.
 def main() -> None:
     """Compile everything and write the table."""
     rows = [row_of(target, d, lists) for target in TARGETS for d in DIMS for lists in SHIPPED]
+    rows += [row_of("sm_90", d, lists, "hopper") for d in HEAD_DIMS_ON_HOPPER for lists in SHIPPED]
     plans = [
         line(target, launch.name, "", lists, report(launch))
         for target in TARGETS
@@ -48,9 +50,9 @@ def main() -> None:
     print(f"wrote {TABLE}")
 
 
-def row_of(target: str, d: int, lists: str) -> str:
+def row_of(target: str, d: int, lists: str, variant: Variant | None = None) -> str:
     """Describe the attend kernel of one specialisation."""
-    launch, own = attend_report(target, lists, d)
+    launch, own = attend_report(target, lists, d, variant=variant)
     return line(target, launch.name, str(d), lists, own)
 
 

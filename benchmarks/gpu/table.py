@@ -78,7 +78,7 @@ AIMS = (
 
 def lay_out(rows: Sequence[Row]) -> str:
     """Lay all rows out, one line each; what is wrong and what was aimed at come last."""
-    values = [row for row in rows if row.case == "values"]
+    values = [row for row in rows if row.case == "values" and not row.skipped]
     right = sum(row.done for row in values)
     return "\n".join(
         [

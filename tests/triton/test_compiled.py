@@ -8,7 +8,7 @@ import pytest
 import torch
 import triton
 
-from sparsefill.gpu import Loads
+from sparsefill.gpu import Variant
 from sparsefill.kernels import triton as backend
 from tests.triton.compile import SHARED_LIMITS, TARGETS, compile_for, report
 from tests.triton.layers import (
@@ -57,7 +57,7 @@ def test_products_run_on_matrix_units(target: str, d: int):
 @pytest.mark.parametrize("d", [64, 128])
 @pytest.mark.parametrize("target", WITH_DESCRIPTORS)
 def test_pointers_asked_for_do_not_spill_either(target: str, d: int, lists: str):
-    _, own = attend_report(target, lists, d, loads="pointers")
+    _, own = attend_report(target, lists, d, variant="pointers")
     assert own.stack == 0
     assert own.instructions["UTMALDG"] == 0
 
@@ -71,24 +71,24 @@ def test_tiles_are_loaded_by_descriptors(target: str, d: int):
 
 @pytest.mark.parametrize("target", NVIDIA)
 def test_loads_are_wide(target: str):
-    _, own = attend_report(target, "lines", loads="pointers")
+    _, own = attend_report(target, "lines", variant="pointers")
     assert own.instructions["LDGSTS.E.BYPASS.128"] > 0
     assert not own.instructions["LDG.E.U16"] + own.instructions["LDG.E.U8"]
 
 
 @pytest.mark.parametrize("lists", ["lines", "blocks"])
-@pytest.mark.parametrize("loads", ["pointers", "descriptors"])
+@pytest.mark.parametrize("variant", ["pointers", "descriptors"])
 @pytest.mark.parametrize("target", NVIDIA)
-def test_whole_tiles_are_pipelined(target: str, loads: Loads, lists: str):
+def test_whole_tiles_are_pipelined(target: str, variant: Variant, lists: str):
     """Copies of later tiles are under way before the loop begins, and two deep inside."""
-    if loads == "descriptors" and target not in WITH_DESCRIPTORS:
+    if variant == "descriptors" and target not in WITH_DESCRIPTORS:
         return
-    launch, _ = attend_report(target, lists, loads=loads)
+    launch, _ = attend_report(target, lists, variant=variant)
     code = launch.kernel.asm["ttgir"]
-    copy = "async_tma_copy_global" if loads == "descriptors" else "async_copy_global_to_local"
+    copy = "async_tma_copy_global" if variant == "descriptors" else "async_copy_global_to_local"
     before_loop = code.split("scf.for")[:-1]
     ahead = max(before.count(copy) for before in before_loop)
-    if loads == "descriptors":
+    if variant == "descriptors":
         assert ahead >= 2 * 2 * 2  # two tiles, of keys and of values, in two parts
     else:
         assert ahead

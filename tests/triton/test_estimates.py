@@ -107,7 +107,7 @@ def listed(index: SparseIndex, entries: str, counts: str) -> torch.Tensor:
     return values[..., :width].masked_fill(torch.arange(width) >= there, NEVER)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     n=st.integers(1, 200),
     m=st.integers(1, 200),
@@ -124,7 +124,7 @@ def test_lines_are_those_of_torch(
     assert_same_cells(pattern, heads_of(n=n, m=m, d=16, left=left))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     n=st.integers(1, 300),
     m=st.integers(1, 300),
@@ -155,7 +155,7 @@ def test_blocks_a_strip_at_a_time(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("axis", [0, 1, 2], ids=["sequence", "head", "row"])
 def test_tensors_of_more_than_32_bits_are_reached(axis: int):
-    heads = heads_of(b=3, n=320, m=320, d=16)
+    heads = heads_of(b=3 if axis == 0 else 1, n=320, m=320, d=16, left=1.0)
     far = replace(heads, q=far_apart(heads.q, axis), k=far_apart(heads.k, axis))
     for pattern in (VerticalSlash(verticals=9, slashes=9), BlockTopK(blocks=2)):
         assert_same_cells(pattern, far)

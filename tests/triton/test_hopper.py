@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,21 +17,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("Triton's interpreter runs no Gluon", allow_module_level=True)
-
 from sparsefill import Attended, SparseIndex, estimate
-from sparsefill.kernels import triton as backend
+from sparsefill.gpu import HEAD_DIMS_ON_HOPPER, maths_of
 from sparsefill.kernels.triton import hopper, hopper_kernel, hopper_ring
 from tests.kernels.test_backends import Case, case_inputs, measurable
 from tests.support.closeness import assert_attended
 from tests.support.inputs import PATTERNS, Qkv, random_qkv, with_garbage
 from tests.support.strategies import Shape, random_index, shapes
-from tests.triton.compile import SHARED_LIMITS, Launch, Report, compile_for, report
+from tests.triton.compile import SHARED_LIMITS, Launch, Report
 from tests.triton.emulator import Emulator
 from tests.triton.gluon_values import FaultError
-from tests.triton.layers import LISTS, MILLION, SHIPPED, meta_index
+from tests.triton.layers import MILLION, SHIPPED, attend_report
 from tests.triton.plans import plan_of
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
@@ -44,7 +39,7 @@ CASES = [
     *(BASE._replace(n=n, m=m) for n, m in ((65, 190), (200, 77), (64, 129), (127, 400))),
     *(BASE._replace(n=n, b=1 + 5 // n) for n in (1, 63, 64, 65, 129, 192)),
     *(BASE._replace(d=128, dtype=t) for t in DTYPES),
-    *(BASE._replace(d=d, softcap=2.0) for d in hopper.HEAD_DIMS),
+    *(BASE._replace(d=d, softcap=2.0) for d in HEAD_DIMS_ON_HOPPER),
 ]
 
 
@@ -63,7 +58,8 @@ def attend(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hopper, "launch", Emulator((*SOURCES, *planted), "hopper_kernel", seed))
         patch.setitem(hopper.STAGES, d, stages or hopper.STAGES[d])
-        return Attended(*hopper.attend_on_hopper(*qkv, index, plan_of(index), **options))
+        factors, capped = maths_of(**options), options["softcap"] is not None
+        return Attended(*hopper.attend_on_hopper(*qkv, index, plan_of(index), factors, capped))
 
 
 # ---- values ----
@@ -82,7 +78,7 @@ def test_stays_within_the_error_budget(case: Case):
     shape=shapes(longest=300).map(measurable),
     shared=st.booleans(),
     further=st.booleans(),
-    d=st.sampled_from(hopper.HEAD_DIMS),
+    d=st.sampled_from(HEAD_DIMS_ON_HOPPER),
     dtype=st.sampled_from([*DTYPES]),
     seed=st.integers(0, 2**20),
 )
@@ -270,39 +266,16 @@ def test_a_ring_of_one_slot_deadlocks():
 # ---- compiled ----
 
 
-@cache
-def compiled(
-    lists: str,
-    d: int,
-    dtype: torch.dtype = torch.bfloat16,
-    *,
-    n: int = MILLION,
-    softcap: float | None = None,
-    heads_last: bool = False,
-) -> tuple[Launch, Report]:
+def compiled(lists: str, d: int, *arguments: Any, **options: Any) -> tuple[Launch, Report]:
     """Compile a layer of Llama-3-8B's heads for a Hopper GPU that is not here."""
-
-    def tensor(heads: int) -> torch.Tensor:
-        if heads_last:
-            return torch.empty(1, n, heads, d, dtype=dtype, device="meta").transpose(1, 2)
-        return torch.empty(1, heads, n, d, dtype=dtype, device="meta")
-
-    index = meta_index(b=1, x=32, n=n, **LISTS[lists])
-    with compile_for("sm_90") as launches:
-        plan = backend.make_plan(index)
-        hopper.attend_on_hopper(
-            tensor(32), tensor(8), tensor(8), index, plan, scale=0.1, softcap=softcap
-        )
-    launch = launches[-1]
-    assert launch.name == "hopper_kernel"
-    return launch, report(launch)
+    return attend_report("sm_90", lists, d, *arguments, variant="hopper", **options)
 
 
 @pytest.mark.parametrize(
     ("lists", "dtype", "softcap"),
     [*((lists, "bf16", None) for lists in SHIPPED), ("mixed", "f16", 30.0)],
 )
-@pytest.mark.parametrize("d", hopper.HEAD_DIMS)
+@pytest.mark.parametrize("d", HEAD_DIMS_ON_HOPPER)
 def test_uses_what_hopper_has_and_spills_nothing(
     d: int, lists: str, dtype: str, softcap: float | None
 ):
@@ -326,7 +299,7 @@ def test_a_million_tokens_are_one_launch():
     assert launch.grid == (32 * MILLION // 128,)
 
 
-@pytest.mark.parametrize("d", hopper.HEAD_DIMS)
+@pytest.mark.parametrize("d", HEAD_DIMS_ON_HOPPER)
 def test_new_lengths_and_budgets_compile_nothing_new(d: int):
     launch, _ = compiled("lines", d)
     other, _ = compiled("few-lines", d, n=MILLION // 4 - 64 * 7)

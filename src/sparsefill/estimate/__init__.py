@@ -30,7 +30,7 @@ BACKENDS = (
     "auto",
     "reference",
     "torch",
-    *("triton", *(f"triton-{loads}" for loads in get_args(gpu.Loads))),
+    *("triton", *(f"triton-{variant}" for variant in get_args(gpu.Variant))),
     *("cpu", *(f"cpu-{isa}" for isa in abi.ISAS)),
 )
 

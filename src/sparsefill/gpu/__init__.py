@@ -13,23 +13,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Loads = Literal["pointers", "descriptors"]  # how whole tiles are loaded
+Variant = Literal["pointers", "descriptors", "hopper"]  # loads of whole tiles; own kernel
 
 DTYPES = (torch.bfloat16, torch.float16)
 HEAD_DIMS = (*range(16, 129, 16), 256)  # rows of others are loaded two bytes at a time
 OLDEST = (8, 0)  # compute capability
 FIRST_WITH_DESCRIPTORS = (9, 0)  # tensor memory accelerator (TMA)
+HOPPER = (9, 0)  # the only one with its matrix instructions
 WIDEST_WITH_DESCRIPTORS = 128  # head dimension; beyond it they spill registers
+HEAD_DIMS_ON_HOPPER = (64, 128)
 SHARED_FOR_256 = 167936  # bytes of shared memory that a block needs at head_dim 256
 FARTHEST = 1 << 25  # elements between rows: places in a tile are 32-bit
 LOG2_E = 1.4426950408889634
 
 
-def refusal(q: Float[Tensor, "b h n d"], loads: Loads | None = None) -> str | None:
+def refusal(q: Float[Tensor, "b h n d"], variant: Variant | None = None) -> str | None:
     """Say why the kernels cannot serve `q`, or None if they can.
 
     Args:
-        loads: how whole tiles are to be loaded; None if that does not matter.
+        variant: of the attend kernel; None if that does not matter.
     """
     if q.device.type != "cuda":
         return f"needs tensors on a GPU, got {q.device}"
@@ -41,15 +43,24 @@ def refusal(q: Float[Tensor, "b h n d"], loads: Loads | None = None) -> str | No
         return f"needs one of {allowed}, got {q.dtype}"
     if d not in HEAD_DIMS:
         return f"needs a head_dim that is a multiple of 16 up to 128, or 256, got {d}"
-    if loads == "descriptors" and d > WIDEST_WITH_DESCRIPTORS:
+    if variant == "descriptors" and d > WIDEST_WITH_DESCRIPTORS:
         return f"needs a head_dim up to {WIDEST_WITH_DESCRIPTORS}, got {d}"
+    if variant == "hopper" and d not in HEAD_DIMS_ON_HOPPER:
+        return f"needs a head_dim of {HEAD_DIMS_ON_HOPPER}, got {d}"
     if torch.version.hip is not None:
-        return "needs an NVIDIA GPU" if loads == "descriptors" else None
-    capability = torch.cuda.get_device_capability(q.device)
-    oldest = FIRST_WITH_DESCRIPTORS if loads == "descriptors" else OLDEST
+        return None if variant in (None, "pointers") else "needs an NVIDIA GPU"
+    return _refused_device(q.device, d, variant)
+
+
+def _refused_device(device: torch.device, d: int, variant: Variant | None) -> str | None:
+    """Say what an NVIDIA GPU lacks."""
+    capability = torch.cuda.get_device_capability(device)
+    oldest = FIRST_WITH_DESCRIPTORS if variant == "descriptors" else OLDEST
     if capability < oldest:
         return f"needs a GPU of compute capability {oldest} or newer, got {capability}"
-    shared = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
+    if variant == "hopper" and capability != HOPPER:
+        return f"needs a GPU of compute capability {HOPPER}, got {capability}"
+    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
     if d > 128 and shared < SHARED_FOR_256 and capability != OLDEST:
         return f"needs {SHARED_FOR_256} bytes of shared memory at head_dim 256, got {shared}"
     return None
@@ -81,6 +92,13 @@ def strides_of(tensor: Float[Tensor, "b heads length d"]) -> tuple[int, int, int
     """Return the strides; 0 for a single sequence, whose stride would only pick a kernel."""
     sequence, head, row, _ = tensor.stride()
     return (0 if len(tensor) == 1 else sequence), head, row
+
+
+def describable_strides(tensor: Float[Tensor, "b heads length d"]) -> list[int]:
+    """Return strides for a tensor descriptor, which refuses 0 even where there is one element."""
+    *others, d = tensor.shape
+    sizes = zip(others, tensor.stride(), strict=False)
+    return [*(stride if size > 1 else d for size, stride in sizes), 1]
 
 
 def cut(d: int) -> tuple[int, int]:

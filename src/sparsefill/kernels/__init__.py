@@ -28,6 +28,7 @@ BackendName = Literal[
     "triton",
     "triton-pointers",
     "triton-descriptors",
+    "triton-hopper",
     "cpu",
     "cpu-amx",
     "cpu-avx512bf16",
@@ -61,7 +62,7 @@ class Backend:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-def _triton(about: str, **options: gpu.Loads) -> Backend:
+def _triton(about: str, **options: gpu.Variant) -> Backend:
     """Describe the Triton kernels, or one variant of them."""
     return Backend(
         module="sparsefill.kernels.triton",
@@ -89,10 +90,11 @@ BACKENDS: dict[str, Backend] = {
         module="sparsefill.kernels.torch", about="portable; plain torch operations on any device"
     ),
     "triton": _triton("Triton kernels for GPUs, with the loads that suit the GPU"),
-    "triton-pointers": _triton("Triton kernels that load by pointers", loads="pointers"),
+    "triton-pointers": _triton("Triton kernels that load by pointers", variant="pointers"),
     "triton-descriptors": _triton(
-        "Triton kernels that load by tensor descriptors (TMA)", loads="descriptors"
+        "Triton kernels that load by tensor descriptors (TMA)", variant="descriptors"
     ),
+    "triton-hopper": _triton("one kernel for Hopper alone, in Gluon", variant="hopper"),
     "cpu": Backend(
         module="sparsefill.kernels.cpu",
         about="compiled kernels for CPUs; picks the best instruction set",

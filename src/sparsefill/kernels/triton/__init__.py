@@ -10,6 +10,7 @@ float32. Kernels are chosen by what the device can do, never by its name.
 
 from __future__ import annotations
 
+import importlib
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,14 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sparsefill.gpu import Loads, launched_on, maths_of, readable, strides_of
+from sparsefill.gpu import (
+    Variant,
+    describable_strides,
+    launched_on,
+    maths_of,
+    readable,
+    strides_of,
+)
 from sparsefill.index import SparseIndex
 from sparsefill.kernels.triton.attend import attend_kernel
 from sparsefill.kernels.triton.launch import Settings, settings_for
@@ -49,49 +57,67 @@ def attend(
     *,
     scale: float,
     softcap: float | None,
-    loads: Loads | None = None,
+    variant: Variant | None = None,
 ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
     """Attend over the cells of `index`.
 
     Args:
-        loads: how whole tiles are loaded; None takes what the device is best at.
+        variant: how whole tiles are loaded, or the kernel for Hopper; None takes what the device
+            is best at.
     """
-    b, h, n, d = q.shape
-    g = k.shape[1]
-    out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
-    lse = torch.empty(b, h, n, dtype=torch.float32, device=q.device)
     index = index.contiguous()
     with launched_on(q.device):
-        settings = settings_for(d, loads)
-        q, k, v = (readable(t, descriptors=settings.descriptors) for t in (q, k, v))
         plan = make_plan(index)
-        attend_kernel[(b * h * index.row_blocks,)](
-            q, *strides_of(q),
-            k, *strides_of(k),
-            v, *strides_of(v),
-            out, *strides_of(out),
-            lse,
-            *_descriptors(k, settings), *_descriptors(v, settings),
-            index.query_lengths, index.key_lengths,
-            index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
-            plan.rows, plan.covered,
-            n, index.row_blocks, index.slash_tiles.shape[-1], index.column_indices.shape[-1],
-            plan.covered.shape[-1], plan.steps,
-            *maths_of(scale, softcap),
-            H=h, G=g, X=index.x, D=d, D0=settings.parts[0], D1=settings.parts[1],
-            **_lists_there(index),
-            SOFTCAP=softcap is not None, DESCRIPTORS=settings.descriptors,
-            BLOCK_Q=TILE, BLOCK_K=TILE,
-            STAGES=settings.stages, COLUMN_STAGES=settings.column_stages,
-            num_warps=settings.warps,
-        )  # fmt: skip
+        maths = maths_of(scale, softcap)
+        if variant == "hopper":
+            # imported when asked for: Gluon is an experimental part of Triton
+            hopper = importlib.import_module("sparsefill.kernels.triton.hopper")
+            return hopper.attend_on_hopper(q, k, v, index, plan, maths, capped=softcap is not None)
+        return attend_planned(q, k, v, index, plan, maths, softcap is not None, variant)
+
+
+def attend_planned(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    index: SparseIndex,
+    plan: Plan,
+    maths: tuple[float, float, float],
+    capped: bool,
+    variant: Variant | None,
+) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
+    """Attend by one program for each row block of each query head."""
+    b, h, n, d = q.shape
+    settings = settings_for(d, variant)
+    q, k, v = (readable(t, descriptors=settings.descriptors) for t in (q, k, v))
+    out, lse = empty_results(q)
+    attend_kernel[(b * h * index.row_blocks,)](
+        q, *strides_of(q),
+        k, *strides_of(k),
+        v, *strides_of(v),
+        out, *strides_of(out),
+        lse,
+        *_descriptors(k, settings), *_descriptors(v, settings),
+        index.query_lengths, index.key_lengths,
+        index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
+        plan.rows, plan.covered,
+        n, index.row_blocks, index.slash_tiles.shape[-1], index.column_indices.shape[-1],
+        plan.covered.shape[-1], plan.steps,
+        *maths,
+        H=h, G=k.shape[1], X=index.x, D=d, D0=settings.parts[0], D1=settings.parts[1],
+        **lists_there(index),
+        SOFTCAP=capped, DESCRIPTORS=settings.descriptors,
+        BLOCK_Q=TILE, BLOCK_K=TILE,
+        STAGES=settings.stages, COLUMN_STAGES=settings.column_stages,
+        num_warps=settings.warps,
+    )  # fmt: skip
     return out, lse
 
 
 def make_plan(index: SparseIndex) -> Plan:
     """Find what each row block reads, and which distances slash tiles cover."""
     b, x, rows = index.b, index.x, index.row_blocks
-    there = _lists_there(index)
+    there = lists_there(index)
     capacities = index.slash_tiles.shape[-1], index.column_indices.shape[-1]
     longest = max(*capacities, 0 if index.tile_starts is None else index.m // TILE + 2)
     steps = longest.bit_length()
@@ -121,9 +147,7 @@ def _descriptors(
     """Describe a tensor for the device to load tiles of, one part of the rows each."""
     if not settings.descriptors:
         return None, None
-    sizes = zip(tensor.shape, tensor.stride(), strict=True)
-    strides = [stride if size > 1 else tensor.shape[-1] for size, stride in sizes]
-    strides[-1] = 1
+    strides = describable_strides(tensor)
     first, second = (
         TensorDescriptor(tensor, list(tensor.shape), strides, [1, 1, TILE, width])
         for width in (settings.parts[0], settings.parts[1] or settings.parts[0])
@@ -131,7 +155,16 @@ def _descriptors(
     return first, second
 
 
-def _lists_there(index: SparseIndex) -> dict[str, bool]:
+def empty_results(
+    q: Float[Tensor, "b h n d"],
+) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
+    """Make room for the output, heads last in memory as models want it, and for the LSE."""
+    b, h, n, d = q.shape
+    out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
+    return out, torch.empty(b, h, n, dtype=torch.float32, device=q.device)
+
+
+def lists_there(index: SparseIndex) -> dict[str, bool]:
     """Tell which lists an index may use, from shapes alone."""
     return {
         "HAS_SLASHES": index.slash_tiles.shape[-1] > 0,

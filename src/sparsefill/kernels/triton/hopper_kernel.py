@@ -21,6 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from sparsefill.gpu.scores import LOWEST, MASKED
 from sparsefill.kernels.triton.attend import LN_2
 from sparsefill.kernels.triton.hopper_ring import (
     FAR,
@@ -32,7 +33,7 @@ from sparsefill.kernels.triton.hopper_ring import (
     release_slot,
     stand,
 )
-from sparsefill.kernels.triton.tiles import LOWEST, MASKED
+from sparsefill.kernels.triton.plan import PLANNED
 
 
 @gluon.jit(do_not_specialize=["n", "rows", "slash_capacity", "column_capacity", "words", "steps"])
@@ -73,16 +74,16 @@ def hopper_kernel(
     second = block + 1 < rows  # whether there is a second one
 
     # ---- what each row block reads ----
-    plan = plan_ptr + (index_head * rows + block) * 3
+    plan = plan_ptr + (index_head * rows + block) * PLANNED
     slash_ptr += index_head * slash_capacity
     slashes0, slashes1, columns0, columns1 = 0, 0, 0, 0
     if HAS_SLASHES:
         slashes0 = gl.load(plan)
-        slashes1 = gl.load(plan + 3, mask=second, other=0)
+        slashes1 = gl.load(plan + PLANNED, mask=second, other=0)
     column_ptr += index_head * column_capacity
     if HAS_COLUMNS:
         columns0 = gl.load(plan + 1)
-        columns1 = gl.load(plan + 4, mask=second, other=0)
+        columns1 = gl.load(plan + PLANNED + 1, mask=second, other=0)
     tile0, tile1, tile2 = 0, 0, 0
     if HAS_TILES:
         row_ptr = row_ptr_ptr + index_head * (rows + 1) + block

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import triton
 
-from sparsefill.gpu import FIRST_WITH_DESCRIPTORS, WIDEST_WITH_DESCRIPTORS, Loads, cut
+from sparsefill.gpu import FIRST_WITH_DESCRIPTORS, WIDEST_WITH_DESCRIPTORS, Variant, cut
 from sparsefill.gpu.scores import INTERPRETED
 
 
@@ -35,20 +35,20 @@ class Settings(NamedTuple):
     descriptors: bool
 
 
-def settings_for(d: int, loads: Loads | None = None) -> Settings:
+def settings_for(d: int, variant: Variant | None = None) -> Settings:
     """Choose for the current device.
 
     Args:
         d: head dimension.
-        loads: how whole tiles are loaded; None takes what the device is best at.
+        variant: how whole tiles are loaded; None takes what the device is best at.
     """
-    parts, descriptors = cut(d), loads == "descriptors"
+    parts, descriptors = cut(d), variant == "descriptors"
     if INTERPRETED:  # it takes no notice of warps and stages
         return Settings(4, 1, 1, parts, descriptors)
     target: Any = triton.runtime.driver.active.get_current_target()
     if target.backend == "hip":
         return Settings(4, 2 if d <= 128 else 1, 1, parts, descriptors)
-    if loads is None:
+    if variant is None:
         newer = divmod(target.arch, 10) >= FIRST_WITH_DESCRIPTORS
         descriptors = newer and d <= WIDEST_WITH_DESCRIPTORS
     if 90 <= target.arch < 120:  # from 120 on with the matrix units of 80 again
