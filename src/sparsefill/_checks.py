@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 from torch import Tensor
 
 from sparsefill import abi
@@ -101,7 +101,8 @@ def check_finite(
     if abi.refusal(q) is None:
         suspects = abi.find_not_finite(q, k, v, query_lengths, key_lengths)
     else:
-        suspects = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
+        finite = torch.stack([_all_finite(t) for t in tensors.values()]).tolist()  # waits once
+        suspects = [name for name, known in zip(tensors, finite, strict=True) if not known]
     for name in suspects:
         _refuse_not_finite(name, tensors[name], lengths[name])
 
@@ -120,8 +121,8 @@ def _refuse_not_finite(name: str, tensor: Tensor, lengths: Int32[Tensor, " b"]) 
     )
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def _all_finite(tensor: Tensor) -> Bool[Tensor, ""]:
     """Tell whether every value is finite, reading once and allocating nothing."""
     heads_last = tensor.transpose(1, 2)  # contiguous in most models: read in memory order
     low, high = torch.aminmax(heads_last if heads_last.is_contiguous() else tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return torch.isfinite(low) & torch.isfinite(high)
