@@ -81,7 +81,8 @@ def test_every_module_says_what_it_is(name: str):
 
 def is_kernel(node: Documented) -> bool:
     """Tell whether a function is Triton's: its arguments are typed by what is launched."""
-    return any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+    names = ("triton.jit", "gluon.jit", "gluon.constexpr_function")
+    return any(n in ast.unparse(d) for d in node.decorator_list for n in names)
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
