@@ -21,7 +21,8 @@ MILLION = 1 << 20
 SHIPPED = ("lines", "blocks", "mixed")
 LISTS = {  # what the index of a layer may use
     "lines": {"slashes": 6096, "columns": 1000},
-    "few-lines": {"slashes": 200, "columns": 30},
+    "few-lines": {"slashes": 208, "columns": 32},
+    "one-line": {"slashes": 40000, "columns": 1},
     "blocks": {"tiles": MILLION},
     "mixed": {"slashes": 6096, "columns": 1000, "tiles": MILLION},
 }
@@ -75,9 +76,15 @@ def attend_report(*arguments: Any, **options: Any) -> tuple[Launch, Report]:
 
 @cache
 def compiled_estimates(
-    target: str, d: int = 128, *, n: int = MILLION, softcap: float | None = None
+    target: str,
+    d: int = 128,
+    *,
+    n: int = MILLION,
+    softcap: float | None = None,
+    probe: int = 64,
+    block: int = 64,
 ) -> tuple[Launch, ...]:
-    """Compile both dynamic estimates of a layer of Llama-3-8B's heads, one strip of scores."""
+    """Compile both dynamic estimates of Llama-3-8B's heads; of blocks, each kernel once."""
     length = torch.empty(1, dtype=torch.int32, device="meta")
     q, k = (torch.empty(1, h, n, d, dtype=torch.bfloat16, device="meta") for h in (32, 8))
     heads = Heads(
@@ -91,9 +98,9 @@ def compiled_estimates(
     )
     row_ptr = torch.empty(1, 32, -(-n // 64) + 1, dtype=torch.int32, device="meta")
     with compile_for(target) as launches:
-        estimates.vertical_slash([VerticalSlash()] * 32, heads)
+        estimates.vertical_slash([VerticalSlash(probe=probe)] * 32, heads)
         lines = len(launches)
-        kept, _ = estimates.choose_blocks([BlockTopK()] * 32, heads, 64)
-        estimates.list_tiles(kept, row_ptr, n, 64)
+        kept, _ = estimates.choose_blocks([BlockTopK(block=block)] * 32, heads, block)
+        estimates.list_tiles(kept, row_ptr, n, block)
     blocks = {launch.kernel.hash: launch for launch in launches[lines:]}
     return (*launches[:lines], *blocks.values())

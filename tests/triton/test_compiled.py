@@ -76,7 +76,7 @@ def test_loads_are_wide(target: str):
     assert not own.instructions["LDG.E.U16"] + own.instructions["LDG.E.U8"]
 
 
-@pytest.mark.parametrize("lists", ["lines", "blocks"])
+@pytest.mark.parametrize("lists", SHIPPED)
 @pytest.mark.parametrize("variant", ["pointers", "descriptors"])
 @pytest.mark.parametrize("target", NVIDIA)
 def test_whole_tiles_are_pipelined(target: str, variant: Variant, lists: str):
@@ -134,9 +134,10 @@ def test_a_million_tokens_need_three_launches_and_little_memory():
     assert plan.rows.nbytes + plan.covered.nbytes < 12 * 2**20
 
 
-def test_new_lengths_and_budgets_compile_nothing_new():
-    first = compiled("sm_80", "lines")
-    second = compiled("sm_80", "few-lines", n=MILLION // 4 - 64 * 7)
+@pytest.mark.parametrize(("lists", "n"), [("few-lines", 2**18 - 64), ("one-line", 2**18 - 63)])
+def test_new_lengths_and_budgets_compile_nothing_new(lists: str, n: int):
+    """Whether they are multiples of 16, or 1, or not."""
+    first, second = compiled("sm_80", "lines"), compiled("sm_80", lists, n=n)
     assert [launch.kernel.hash for launch in first] == [launch.kernel.hash for launch in second]
 
 
@@ -170,7 +171,10 @@ def test_estimates_take_few_launches():
     ]
 
 
-def test_new_lengths_compile_no_new_estimates():
-    first = compiled_estimates("sm_80")
-    second = compiled_estimates("sm_80", n=MILLION // 4 - 64 * 7)
-    assert [launch.kernel.hash for launch in first] == [launch.kernel.hash for launch in second]
+@pytest.mark.parametrize(("probe", "block"), [(64, 64), (100, 128)])
+def test_new_lengths_compile_no_new_estimates(probe: int, block: int):
+    """Nor do further strips, but for the sums of lines, which they add to."""
+    first = {launch.kernel.hash for launch in compiled_estimates("sm_80")}
+    second = compiled_estimates("sm_80", n=2**18 - 63, probe=probe, block=block)
+    new = [launch.name for launch in second if launch.kernel.hash not in first]
+    assert new == ["line_sums"] * (probe > 64)

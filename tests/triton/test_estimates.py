@@ -84,6 +84,21 @@ def test_spans_of_keys_add_up(least: int, monkeypatch: pytest.MonkeyPatch):
     assert_same_sums(heads_of(n=200, m=520), probe=100)
 
 
+def test_more_keys_than_spans_of_the_least_length(monkeypatch: pytest.MonkeyPatch):
+    """66 tiles do not fit into 64 spans of one."""
+    monkeypatch.setattr(kernels, "LEAST_SPAN", 1)
+    heads = heads_of(b=1, n=64, m=66 * 64, d=16, left=1.0)
+    assert_same_sums(replace(heads, members=heads.members[:1]))
+
+
+def test_scores_that_look_like_forced_ones_do_not_overflow_lists():
+    heads = heads_of(n=1000, m=1000, d=16, left=1.0)
+    huge = replace(heads, q=heads.q * 1e19, k=heads.k * 1e19)
+    index = kernels.block_topk([BlockTopK(blocks=1)] * heads.x, huge)
+    assert index.row_ptr is not None
+    assert int(index.row_ptr.diff().max()) <= 3
+
+
 def assert_same_cells(pattern: VerticalSlash | BlockTopK, heads: Heads) -> None:
     """Compare lists; random sums have no ties."""
     got, expected = (
@@ -192,7 +207,7 @@ def test_selection_keeps_the_largest(values: list[float], budget: int, beyond: i
         row, torch.tensor([length]).int(), torch.tensor([budget]).int(), kept, count,
         0, 1, 1, 1, len(row), len(kept), BLOCK=16,
     )  # fmt: skip
-    order = sorted(range(length), key=lambda i: (-values[i], i))
+    order = sorted(range(length), key=lambda i: (-values[i], i))  # -0 is 0
     best = [i for i in order if values[i] > -torch.inf][: max(budget, forced)]
     assert kept[: int(count)].tolist() == sorted(best)
     assert (kept[int(count) :] == -1).all()

@@ -101,14 +101,57 @@ def test_reads_any_strides(name: str, variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("axis", [0, 1, 2], ids=["sequence", "head", "row"])
-def test_tensors_of_more_than_32_bits_are_reached(axis: int, variant: Variant):
+def test_tensors_of_more_than_32_bits_are_reached(
+    axis: int, variant: Variant, monkeypatch: pytest.MonkeyPatch
+):
+    def far_results(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return far_apart(torch.zeros(q.shape, dtype=q.dtype), axis), torch.zeros(q.shape[:3])
+
+    monkeypatch.setattr(backend, "empty_results", far_results)
     b = 3 if axis == 0 else 1
     near = random_qkv(b=b, h=3, g=3, n=320, d=16, dtype=torch.float16)
     columns = VerticalSlash(verticals=300, slashes=1, sink=0, window=1)
     patterns = [columns, VerticalSlash(verticals=1, slashes=200), BlockTopK(blocks=5)]
     index = estimate(patterns, near.q, near.k)
-    got = attend(near.map(lambda t: far_apart(t, axis)), index, variant)
+    far = near.map(lambda t: far_apart(t, axis))
+    got = Attended(*backend.attend(*far, index, scale=0.25, softcap=None, variant=variant))
     assert_attended(got, near, index)
+
+
+def edge_index(**lists: list[int]) -> SparseIndex:
+    """Make an index of one head, three row blocks and 192 keys; tiles are of the last one."""
+    slashes, columns, tiles = (lists.get(name, []) for name in ("slashes", "columns", "tiles"))
+    length = torch.tensor([192], dtype=torch.int32)
+    return SparseIndex(
+        n=192,
+        m=192,
+        query_lengths=length,
+        key_lengths=length,
+        slash_tiles=torch.tensor([[slashes]], dtype=torch.int32),
+        slash_counts=torch.tensor([[len(slashes)]], dtype=torch.int32),
+        column_indices=torch.tensor([[columns]], dtype=torch.int32),
+        column_counts=torch.tensor([[len(columns)]], dtype=torch.int32),
+        row_ptr=torch.tensor([[[0, 0, 0, len(tiles)]]], dtype=torch.int32),
+        tile_starts=torch.tensor(tiles, dtype=torch.int32),
+    )
+
+
+NEAREST = [0, 1, 61, 62, 63, 64, 65, 126, 127, 128, 129]  # 62: only the first query is cut off
+FIRST_KEYS = [-63, -1, 0, 1, 63, 64, 65, 66, 127, 128]  # 65: the last that needs no mask
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("offset", NEAREST)
+def test_slash_tiles_at_every_edge(offset: int, variant: Variant):
+    judge(random_qkv(h=1, n=192, d=16, dtype=torch.float16), edge_index(slashes=[offset]), variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("start", FIRST_KEYS)
+def test_further_tiles_at_every_edge_and_columns_beside_them(start: int, variant: Variant):
+    around = {start - 1, start, start + 63, start + 64, 191}
+    index = edge_index(tiles=[start], columns=sorted(key for key in around if 0 <= key < 192))
+    judge(random_qkv(h=1, n=192, d=16, dtype=torch.float16), index, variant)
 
 
 def test_columns_inside_slash_tiles_count_once():

@@ -6,7 +6,8 @@ Importing this imports no Triton. Kernels are chosen by what a device can do, ne
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import functools
+import importlib.metadata
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ Variant = Literal["pointers", "descriptors", "hopper"]  # loads of whole tiles; 
 
 DTYPES = (torch.bfloat16, torch.float16)
 HEAD_DIMS = (*range(16, 129, 16), 256)  # rows of others are loaded two bytes at a time
+OLDEST_TRITON = (3, 6)
 OLDEST = (8, 0)  # compute capability
 FIRST_WITH_DESCRIPTORS = (9, 0)  # tensor memory accelerator (TMA)
 HOPPER = (9, 0)  # the only one with its matrix instructions
@@ -35,8 +37,11 @@ def refusal(q: Float[Tensor, "b h n d"], variant: Variant | None = None) -> str 
     """
     if q.device.type != "cuda":
         return f"needs tensors on a GPU, got {q.device}"
-    if importlib.util.find_spec("triton") is None:
+    version = triton_version()
+    if version is None:
         return "needs Triton, which is not installed; run: pip install triton"
+    if version < OLDEST_TRITON:
+        return f"needs Triton {OLDEST_TRITON} or newer (torch 2.11 brings it), got {version}"
     d = q.shape[-1]
     if q.dtype not in DTYPES:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
@@ -50,6 +55,16 @@ def refusal(q: Float[Tensor, "b h n d"], variant: Variant | None = None) -> str 
     if torch.version.hip is not None:
         return None if variant in (None, "pointers") else "needs an NVIDIA GPU"
     return _refused_device(q.device, d, variant)
+
+
+@functools.cache
+def triton_version() -> tuple[int, int] | None:
+    """Return major and minor version of the Triton that is installed, without importing it."""
+    try:
+        major, minor, *_ = importlib.metadata.version("triton").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
 
 
 def _refused_device(device: torch.device, d: int, variant: Variant | None) -> str | None:
@@ -85,7 +100,7 @@ def readable(
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     shared = descriptors and any(size > 1 and stride == 0 for size, stride in sizes)
     simple = aligned and not shared and last == 1 and row < FARTHEST
-    return tensor if simple else tensor.contiguous()
+    return tensor if simple else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def strides_of(tensor: Float[Tensor, "b heads length d"]) -> tuple[int, int, int]:

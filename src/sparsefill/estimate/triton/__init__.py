@@ -48,7 +48,7 @@ def vertical_slash(patterns: Sequence[VerticalSlash], heads: Heads) -> SparseInd
         tiles = _empty(heads, b, x, max(1, *slashes))
         tile_counts = _empty(heads, b, x)
         lines.merge_slashes[(b * x,)](
-            kept[:, x:], counts[:, x:], kept.stride(0), counts.stride(0), kept.shape[-1],
+            kept, counts, kept.shape[-1],
             tiles, tile_counts, tiles.shape[-1],
             X=x, num_warps=1,
         )  # fmt: skip
@@ -63,8 +63,8 @@ def line_sums(patterns: Sequence[VerticalSlash], heads: Heads) -> Float[Tensor, 
     """
     b, x, m, d = heads.b, heads.x, heads.m, heads.q.shape[-1]
     q, k = readable(heads.q), readable(heads.k)
-    span = max(LEAST_SPAN, -(-(-(-m // TILE) + 1) // SPANS))
-    spans = -(-(-(-m // TILE) + 1) // span)
+    span = max(LEAST_SPAN, -(-m // (TILE * SPANS)))
+    spans = -(-m // (TILE * span))
     tops, totals = (_empty(heads, b, x, spans, TILE, dtype=torch.float32) for _ in range(2))
     sums = _empty(heads, b, 2, x, m, dtype=torch.float32)
     members, probe = heads.members.int(), _per_list(patterns, "probe", heads)
@@ -105,9 +105,10 @@ def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
         row_ptr = row_ptr.int()
         tile_starts = list_tiles(kept, row_ptr, total, block)
     none = torch.zeros_like(counts[..., 0])
+    no_lines = none[..., None][..., :0]  # no room for any: attending then does not look
     return heads.index(
-        slash=(none[..., None], none),
-        columns=(none[..., None], none),
+        slash=(no_lines, none),
+        columns=(no_lines, none),
         further=(row_ptr, tile_starts),
     )
 

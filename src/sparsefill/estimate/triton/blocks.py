@@ -14,6 +14,7 @@ from sparsefill.gpu.scores import INTERPRETED, load_parts
 
 TILE = tl.constexpr(64)
 WIDTH = tl.constexpr(32)  # of the head dimension at a time
+HIGHEST = tl.constexpr(1.0e38)  # of a score: higher ones would look like forced ones
 # float32 products as six of bfloat16 on the matrix units of any GPU
 PRECISION = tl.constexpr("ieee" if INTERPRETED else "bf16x6")
 
@@ -92,7 +93,8 @@ def score_blocks(
         first_key = j[None, :] * block
         forced = first_key < tl.load(sink_ptr + x)
         forced |= first_key + block > nearest[:, None] - tl.load(window_ptr + x) + 1
-        scores = tl.where(forced, float("inf"), scores * scale)
+        scores = tl.minimum(tl.maximum(scores * scale, -HIGHEST), HIGHEST)
+        scores = tl.where(forced, float("inf"), scores)
         scores = tl.where(first_key <= last[:, None], scores, float("-inf"))
         place = ((sequence * X + x) * rows + own).to(tl.int64)[:, None] * k_blocks + j[None, :]
         tl.store(score_ptr + place, scores, mask=there[:, None] & known[None, :])

@@ -106,8 +106,8 @@ def line_sums(
     within = near[None, :] <= row[:, None]  # query >= key in the tile's own order
     begin = of * span
     carry = tl.zeros((TILE,), tl.float32)
-    # one tile earlier for what it leaves to the next; one later for what the last one leaves
-    end = tl.minimum((of + 1) * span, tl.cdiv(keys, TILE) + 1)
+    # from one tile earlier on, for what it leaves to the next; the last tile leaves nothing
+    end = tl.minimum((of + 1) * span, tl.cdiv(keys, TILE))
     for t in tl.range(tl.maximum(begin - 1, 0), end, num_stages=STAGES):
         scores, key = probe_scores(
             q0, q1, position, counted, k_ptr, k_row, t, keys,
@@ -166,19 +166,20 @@ def probe_scores(
     return tl.where(seen, scores, MASKED), key
 
 
-@triton.jit(do_not_specialize=["offset_sequence", "count_sequence", "capacity", "tile_capacity"])
+@triton.jit(do_not_specialize=["capacity", "tile_capacity"])
 def merge_slashes(
-    # ascending offsets of each list, and how many; strides of their sequences
-    offset_ptr, count_ptr, offset_sequence, count_sequence, capacity,
+    # kept columns and, after them, ascending offsets: (sequences, 2 * X, capacity); their counts
+    kept_ptr, count_ptr, capacity,
     # results: (sequences, X, tile_capacity) and (sequences, X)
     tile_ptr, tile_count_ptr, tile_capacity,
     X: tl.constexpr,
 ):  # fmt: skip
     """Cover slash offsets by disjoint tiles, from the smallest on."""
     x, sequence = tl.program_id(0) % X, (tl.program_id(0) // X).to(tl.int64)
-    offset_ptr += sequence * offset_sequence + x * capacity
+    of = (2 * sequence + 1) * X + x
+    offset_ptr = kept_ptr + of * capacity
     tile_ptr += (sequence * X + x) * tile_capacity
-    count = tl.load(count_ptr + sequence * count_sequence + x)
+    count = tl.load(count_ptr + of)
     last = tl.load(offset_ptr, mask=count > 0, other=0)
     tl.store(tile_ptr, last, mask=count > 0)
     tiles = (count > 0).to(tl.int32)

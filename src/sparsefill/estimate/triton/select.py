@@ -62,10 +62,10 @@ def keep_largest(
         early = equal + tl.cumsum(same.to(tl.int32)) <= wanted
         keep = (there & (key > prefix)) | (same & early)
         order = kept + tl.cumsum(keep.to(tl.int32)) - 1
-        tl.store(kept_ptr + order, start + tl.arange(0, BLOCK), mask=keep)
+        tl.store(kept_ptr + order, start + tl.arange(0, BLOCK), mask=keep & (order < capacity))
         kept += tl.sum(keep.to(tl.int32))
         equal += tl.sum(same.to(tl.int32))
-    tl.store(count_ptr + of * places + place, kept, mask=exists)
+    tl.store(count_ptr + of * places + place, tl.minimum(kept, capacity), mask=exists)
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def load_keys(value_ptr, start, length, BLOCK: tl.constexpr):
     """Load values as unsigned integers of the same order, and which of them may be kept."""
     place = start + tl.arange(0, BLOCK)
     value = tl.load(value_ptr + place, mask=place < length, other=float("-inf"))
-    bits = value.to(tl.int32, bitcast=True)
+    bits = (value + 0.0).to(tl.int32, bitcast=True)  # of -0, too, that of 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     key = ordered.to(tl.uint32, bitcast=True) ^ 0x80000000
     return key, value > float("-inf")

@@ -1,4 +1,4 @@
-"""The GPU backend: Triton kernels, one launch for a whole layer.
+"""The GPU backend: Triton kernels, three launches for a whole layer.
 
     plan (two small launches): what each row block reads, what slash tiles cover
     attend: one program for each row block of each query head

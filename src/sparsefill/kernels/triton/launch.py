@@ -1,7 +1,7 @@
 """How kernels are launched on a device: warps, pipeline depth and loads, from a small table.
 
 Nothing is tuned on a user's first prompt. The table was chosen by what compiles without
-spilling registers; it is not yet measured on any GPU.
+spilling registers for the targets of docs/triton-kernels.md; it is not yet measured on any GPU.
 """
 
 from __future__ import annotations
