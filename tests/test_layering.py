@@ -15,7 +15,17 @@ SOURCE = Path(sparsefill.__file__).parent
 
 MAY_IMPORT = {  # arrows are transitive
     "": {"attention"},  # the package itself only re-exports
-    "cli": {"evals", "search", "integrations", "draw", "heatmap", "minference", "environment", "atomic", "data"},
+    "cli": {
+        "evals",
+        "search",
+        "integrations",
+        "draw",
+        "heatmap",
+        "minference",
+        "environment",
+        "atomic",
+        "data",
+    },
     "evals": {"attention", "profile", "metrics"},
     "search": {"attention", "profile", "metrics"},
     "integrations": {"attention", "profile", "metrics", "cost"},

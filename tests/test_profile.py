@@ -40,9 +40,7 @@ OTHERS: tuple[Pattern, ...] = (TriShape(), VerticalSlash(verticals=9), Dense(), 
 @pytest.fixture
 def profile() -> Profile:
     provenance = {"seed": 3, "prompts": ["né à Paris"], "held_out": {"recall": [0.5, None]}}
-    return Profile(
-        architecture=SHAPE, layers=(MIXED, OTHERS), provenance=provenance, scores=SCORES
-    )
+    return Profile(architecture=SHAPE, layers=(MIXED, OTHERS), provenance=provenance, scores=SCORES)
 
 
 def test_json_round_trip(profile: Profile):
@@ -108,7 +106,9 @@ def test_the_same_or_an_unknown_rope_base_fits(profile: Profile, base: float | N
     assert other.fits(SHAPE)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), 10**400, True, "1e6", [1e6]])
+@pytest.mark.parametrize(
+    "value", [0, -1.0, float("nan"), float("inf"), 10**400, True, "1e6", [1e6]]
+)
 def test_a_rope_base_is_a_positive_number(value: Any, unchecked_types: None):
     with pytest.raises(ProfileError, match=r"architecture\.rope_base must be a positive number"):
         replace(SHAPE, rope_base=value)
@@ -189,6 +189,7 @@ BROKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pattern-unknown": (put("patterns", 0, "pattern", value="spiral"), "unknown pattern 'spiral'"),
     "pattern-list": (put("patterns", 0, "pattern", value=[]), r"unknown pattern \[\]"),
     "parameter-unknown": (put("patterns", 1, "depth", value=1), "no parameter 'depth'"),
+    "parameter-missing": (lambda data: data["patterns"][1].pop("sink"), "pattern 1: a-shape lacks"),
     "parameter-negative": (put("patterns", 1, "sink", value=-1), "sink must be .* got -1"),
     "parameter-text": (put("patterns", 1, "sink", value="4"), "sink must be .* got '4'"),
     "parameter-true": (put("patterns", 1, "sink", value=True), "sink must be .* got True"),
@@ -237,7 +238,20 @@ def test_broken_profile_is_refused(
         ('{"schema": 1e999}', "1e999 is not a JSON number"),
         ('{"schema": 2, "schema": 2}', "the key 'schema' stands twice"),
     ],
-    ids="empty cut yaml list number null deep long nan infinity overflow twice".split(),
+    ids=[
+        "empty",
+        "cut",
+        "yaml",
+        "list",
+        "number",
+        "null",
+        "deep",
+        "long",
+        "nan",
+        "infinity",
+        "overflow",
+        "twice",
+    ],
 )
 def test_text_that_is_no_profile_is_refused(text: str, reason: str):
     with pytest.raises(ProfileError, match=reason):

@@ -66,7 +66,9 @@ def from_minference(
         _require_heads(layer, architecture.heads, f"{source}, layer {number}")
         row = []
         for head in range(architecture.heads):
-            kind, numbers, score = _entry(layer[str(head)], f"{source}, layer {number}, head {head}")
+            kind, numbers, score = _entry(
+                layer[str(head)], f"{source}, layer {number}, head {head}"
+            )
             row.append((_pattern(kind, numbers), score))
             if kind == "block_sparse":
                 unread[f"{number}/{head}"] = numbers

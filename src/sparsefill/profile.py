@@ -208,15 +208,21 @@ def _list(value: object, what: str) -> Sequence[Any]:
 
 
 def _pattern(number: int, data: Any) -> Pattern:
+    """Read a pattern that says everything: a default may change, a profile must not."""
     try:
-        return from_dict(data)
+        pattern = from_dict(data)
     except PatternError as error:
         raise ProfileError(f"pattern {number}: {error}") from error
+    if missing := sorted(set(to_dict(pattern)) - set(data)):
+        raise ProfileError(f"pattern {number}: {pattern.name} lacks {', '.join(missing)}")
+    return pattern
 
 
 def _place(number: object, size: int, where: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < size:
-        raise ProfileError(f"{where} must name a pattern by 0..{size - 1}, got {reprlib.repr(number)}")
+        raise ProfileError(
+            f"{where} must name a pattern by 0..{size - 1}, got {reprlib.repr(number)}"
+        )
     return number
 
 
