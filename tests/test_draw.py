@@ -211,7 +211,7 @@ def test_what_a_kernel_reads_of_lines():
     assert kinds[1:, 5].tolist() == [IN_COLUMN] * 3
     assert kinds[2, 118 : 118 + 64].tolist() == [IN_TILE] * 64
     assert kinds[3, 6:182].sum() == 0
-    assert draw_index_text(kinds, width=4).split("\n")[3] == "|  █"
+    assert draw_index_text(kinds, width=4).split("\n")[3] == "| ░█"  # 182 to 245
 
 
 def test_index_in_the_terminal():

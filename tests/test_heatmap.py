@@ -78,7 +78,7 @@ def test_a_count_is_short():
 
 def test_summary_counts_every_head():
     lines = summarise(PROFILE)
-    assert list(lines)[0] == "a-shape"
+    assert next(iter(lines)) == "a-shape"
     assert lines["a-shape"] == "a-shape: 6 heads (60%), 10 to 1.0K keys"
     assert lines["dense"] == "dense: 1 heads (10%), every key"
     assert sum(int(line.split()[1]) for line in lines.values()) == 10

