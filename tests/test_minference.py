@@ -124,9 +124,10 @@ BROKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "count-float": (put(*HEAD, 2, value=0.9), "layer 1, head 1 must have two counts"),
     "count-true": (put(*HEAD, 1, value=True), "layer 1, head 1 must have two counts"),
     "count-pair": (put(*HEAD, 1, value=[0.9, 4096]), "layer 1, head 1 must have two counts"),
-    "score-text": (put(*HEAD, 3, value="0.9"), "layer 1, head 1 must have a finite number"),
-    "score-null": (put(*HEAD, 3, value=None), "layer 1, head 1 must have a finite number"),
-    "score-huge": (put(*HEAD, 3, value=10**400), "layer 1, head 1 must have a finite number"),
+    "score-text": (put(*HEAD, 3, value="0.9"), "layer 1, head 1 must have a finite float"),
+    "score-null": (put(*HEAD, 3, value=None), "layer 1, head 1 must have a finite float"),
+    "score-huge": (put(*HEAD, 3, value=10**400), "layer 1, head 1 must have a finite float"),
+    "score-beyond-floats": (put(*HEAD, 3, value=2**53 + 1), "head 1 must have a finite float"),
     "score-nan": (put(*HEAD, 3, value=float("nan")), "NaN is not a JSON number"),
     "no-window": (put(0, "1", 2, value=0), r"layer 0, head 1: AShape\.window must be"),
 }

@@ -26,6 +26,7 @@ from sparsefill.patterns import Pattern
 from sparsefill.profile import (
     DEFAULT_PATTERN,
     NOT_SEARCHED,
+    SEARCHED,
     Profile,
     default_profile,
     shipped_profiles,
@@ -326,7 +327,7 @@ def test_a_shipped_profile_is_the_default_of_its_architecture(name: str):
     profile = Profile.load(name)
     assert profile.architecture.rope_base is not None
     assert default_profile(profile.architecture) == profile
-    assert profile.provenance["origin"] in (NOT_SEARCHED, "searched here")
+    assert profile.provenance["origin"] in (NOT_SEARCHED, SEARCHED)
     assert profile.to_json() == (Path(profiles.__path__[0]) / f"{name}.json").read_text("utf-8")
 
 

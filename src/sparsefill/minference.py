@@ -160,8 +160,8 @@ def _entry(entry: Any, where: str) -> tuple[str, list[int], float]:
     for number in (first, second):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ProfileError(f"{where} must have two counts of at least 0, got {shown}")
-    if not is_number(score):
-        raise ProfileError(f"{where} must have a finite number as its score, got {shown}")
+    if not is_number(score) or float(score) != score:  # a count beyond what a float holds
+        raise ProfileError(f"{where} must have a finite float as its score, got {shown}")
     try:
         _pattern(kind, [first, second])
     except PatternError as error:

@@ -19,7 +19,8 @@ from sparsefill.patterns import Pattern, VerticalSlash, from_dict, to_dict
 from sparsefill.strict_json import parse_json, read_text
 
 SCHEMA = 2
-NOT_SEARCHED = "not searched here"  # origin of a profile whose choice is someone else's
+SEARCHED = "searched here"  # origin of a profile that measurement with this package chose
+NOT_SEARCHED = "not searched here"  # ... and of one whose choice is someone else's
 
 # For a model that nobody measured: the safest single pattern, with a budget that keeps
 # more than it needs to at 8K tokens. DESIGN.md has the figures.
@@ -33,7 +34,7 @@ class Profile:
     Args:
         architecture: the models that this profile fits.
         layers: for each layer, one pattern per query head.
-        provenance: where it comes from, JSON: `origin` (`NOT_SEARCHED`, or what made it),
+        provenance: where it comes from, JSON: `origin` (`SEARCHED` or `NOT_SEARCHED`),
             `model`, `prompts`, `seed`, `versions`, `cost_target`, `source`; any may be
             missing and others may stand beside them, as nothing is computed from them.
         scores: for each layer and query head, what the search minimised or maximised
