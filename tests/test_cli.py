@@ -57,6 +57,10 @@ def test_info():
     rows = [line.split() for line in result.stdout.splitlines()]
     assert any(row[:1] == [FASTEST] and "yes:" in row for row in rows)
     assert "compiled kernels" in result.stdout
+    assert ["profiles", "smollm2-135m-instruct"] in rows
+    assert any(
+        row[:4] == ["profiles,", "not", "searched", "here"] and len(row) == 10 for row in rows
+    )
     assert "sparse from" in result.stdout
     assert any(row[:1] == ["reference"] and "no:" in row for row in rows)
 

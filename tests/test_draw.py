@@ -10,9 +10,22 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from sparsefill import Dense, InputError, estimate
-from sparsefill.draw import COLOURS, SHADES, Panel, draw_figure, draw_text, toy_head
-from sparsefill.patterns import PATTERNS
+from sparsefill import Dense, InputError, SparseIndex, estimate
+from sparsefill.cli.draw import SMALL
+from sparsefill.draw import (
+    COLOURS,
+    COLUMN_COLOUR,
+    IN_COLUMN,
+    IN_TILE,
+    SHADES,
+    Panel,
+    draw_figure,
+    draw_index_text,
+    draw_text,
+    read_by_kernel,
+    toy_head,
+)
+from sparsefill.patterns import PATTERNS, parse_pattern
 from tests.support.inputs import causal_mask
 from tests.support.tiny import assert_refused, run_cli
 
@@ -175,3 +188,66 @@ def test_draw_into_a_file(name: str, ending: str):
 )
 def test_draw_refuses(pattern: str, out: str, why: str):
     assert_refused(run_cli("draw", pattern, "--tokens", 100, "--out", out), why)
+
+
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "dense"])
+@pytest.mark.parametrize("n", [64, 200, 700])
+def test_what_a_kernel_reads_holds_what_the_index_keeps(name: str, n: int):
+    index = estimate(parse_pattern(SMALL[name]), *toy_head(n))
+    kinds = read_by_kernel(index)
+    read = (kinds > 0).repeat_interleave(64, dim=0)[:n]
+    assert bool((read | ~index.to_mask()[0, 0]).all())
+    causal = (read & causal_mask(n, n)).sum()
+    assert causal == index.to_mask().sum()  # and nothing else, but for the future part of a tile
+
+
+def test_what_a_kernel_reads_of_lines():
+    mask = torch.zeros(1, 1, 256, 256, dtype=torch.bool)
+    mask[..., 5] = True  # a column
+    for i in range(4):
+        mask[..., 64 * i : 64 * i + 64, max(0, 64 * i - 10) : 64 * i + 54] = True
+    index = SparseIndex.from_mask(mask & causal_mask(256, 256))
+    kinds = read_by_kernel(index)
+    assert kinds[1:, 5].tolist() == [IN_COLUMN] * 3
+    assert kinds[2, 118 : 118 + 64].tolist() == [IN_TILE] * 64
+    assert kinds[3, 6:182].sum() == 0
+    assert draw_index_text(kinds, width=4).split("\n")[3] == "| ░█"  # 182 to 245
+
+
+def test_index_in_the_terminal():
+    result = run_cli("draw", "vertical-slash", "--indices")
+    assert result.exit_code == 0
+    _, said, *picture, _ = result.stdout.splitlines()
+    assert said.startswith("at 2048 tokens: ")
+    assert len(picture) == 2048 // 64
+    assert "█" in picture[-1]
+    assert "|" in picture[-1]
+    assert picture[0].rstrip("░ ") in ("█", "██", "███")
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_index_into_a_file(ending: str):
+    written = []
+    for attempt in ("first", "second"):
+        path = Path(attempt) / f"index.{ending}"
+        result = run_cli("draw", "vertical-slash", "--indices", "--tokens", 700, "--out", path)
+        assert result.exit_code == 0, result.stderr
+        assert os.listdir(attempt) == [path.name]
+        written.append(path.read_bytes())
+    assert written[0].startswith({"svg": b"<?xml", "png": b"\x89PNG"}[ending])
+    assert written[0] == written[1]
+    assert len(written[0]) < 200_000
+
+
+def test_tiles_and_columns_have_different_colours():
+    path = Path("index.png")
+    assert run_cli("draw", "vertical-slash", "--indices", "--out", path).exit_code == 0
+    pixels = (imread(path)[..., :3] * 255).round()
+    for colour in (COLOURS["vertical-slash"], COLUMN_COLOUR):
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (pixels == wanted).all(-1).sum() > 2_000, colour
+
+
+@pytest.mark.parametrize("out", ["out/index.pdf", "out/index"])
+def test_index_refuses_other_endings(out: str):
+    assert_refused(run_cli("draw", "dense", "--indices", "--out", out), "must end in .png or .svg")

@@ -15,7 +15,17 @@ SOURCE = Path(sparsefill.__file__).parent
 
 MAY_IMPORT = {  # arrows are transitive
     "": {"attention"},  # the package itself only re-exports
-    "cli": {"evals", "search", "integrations", "draw", "environment", "atomic", "data"},
+    "cli": {
+        "evals",
+        "search",
+        "integrations",
+        "draw",
+        "heatmap",
+        "minference",
+        "environment",
+        "atomic",
+        "data",
+    },
     "evals": {"attention", "profile", "metrics"},
     "search": {"attention", "profile", "metrics"},
     "integrations": {"attention", "profile", "metrics", "cost"},
@@ -26,7 +36,11 @@ MAY_IMPORT = {  # arrows are transitive
     "cost": {"patterns"},
     "metrics": {"index", "density"},
     "draw": {"index"},
-    "profile": {"patterns", "atomic"},
+    "heatmap": {"draw", "profile"},
+    "minference": {"profile"},
+    "profile": {"patterns", "atomic", "architecture", "strict_json"},
+    "architecture": {"errors"},
+    "strict_json": {"errors"},
     "density": {"index", "abi"},
     "from_mask": {"index"},
     "index": {"errors", "from_mask"},  # from_mask inside the method of that name only
@@ -47,11 +61,21 @@ ONLY_IN = {  # optional packages, and the modules named after them
     "triton": ("gpu.scores", "estimate.triton", "kernels.triton"),
     "transformers": ("integrations.transformers",),
     "vllm": ("integrations.vllm",),
-    "matplotlib": ("draw", "cli"),
+    "matplotlib": ("draw", "heatmap", "cli"),
     "typer": ("cli",),
     "rich": ("cli",),
 }
-STANDARD_LIBRARY_ONLY = ("patterns", "errors", "tile", "atomic", "native")
+STANDARD_LIBRARY_ONLY = (
+    "patterns",
+    "errors",
+    "tile",
+    "atomic",
+    "native",
+    "profile",
+    "architecture",
+    "strict_json",
+    "minference",
+)
 
 
 def module_name(path: Path) -> str:

@@ -32,7 +32,7 @@ from sparsefill.environment import versions
 from sparsefill.integrations.transformers import architecture_of, sparse_prefill
 from sparsefill.integrations.transformers.loading import DEFAULT_MODEL, load_model
 from sparsefill.metrics import dense_lse, density, recall
-from sparsefill.profile import Profile
+from sparsefill.profile import SEARCHED, Profile
 
 RECALL_WEIGHT = 0.01  # measured: less loses recall, more loses output for little recall
 EVERY = 7  # score the output error on every 7th query: it is an average over thousands
@@ -135,6 +135,7 @@ def main() -> None:
         architecture=architecture_of(config),
         layers=tuple(tuple(CANDIDATES[i] for i in layer[0]) for layer in chosen.tolist()),
         provenance={
+            "origin": SEARCHED,
             "model": name,
             "tool": "tools/calibrate_profile.py",
             "tokens": options.tokens,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, Union
 
@@ -25,7 +26,7 @@ def _require(pattern: object, least: dict[str, int]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise PatternError(
                 f"{type(pattern).__name__}.{field} must be an integer of at least {minimum},"
-                f" got {value!r}; pass {field}={minimum} or more"
+                f" got {reprlib.repr(value)}; pass {field}={minimum} or more"
             )
 
 
@@ -188,11 +189,14 @@ def from_dict(data: dict[str, Any]) -> Pattern:
         Dense()
     """
     if not isinstance(data, dict) or "pattern" not in data:
-        raise PatternError(f'a pattern must be an object with a "pattern" key, got {data!r}')
+        shown = reprlib.repr(data)
+        raise PatternError(f'a pattern must be an object with a "pattern" key, got {shown}')
     fields = {key: value for key, value in data.items() if key != "pattern"}
     kind = PATTERNS.get(data["pattern"]) if isinstance(data["pattern"], str) else None
     if kind is None:
-        raise PatternError(f"unknown pattern {data['pattern']!r}; use one of {', '.join(PATTERNS)}")
+        raise PatternError(
+            f"unknown pattern {reprlib.repr(data['pattern'])}; use one of {', '.join(PATTERNS)}"
+        )
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(fields) - known):
         raise PatternError(

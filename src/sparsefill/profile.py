@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sparsefill.architecture import Architecture, is_number
 from sparsefill.atomic import write_atomically
 from sparsefill.errors import PatternError, ProfileError
 from sparsefill.patterns import Pattern, VerticalSlash, from_dict, to_dict
+from sparsefill.strict_json import parse_json, read_text
 
-SCHEMA = 1
+SCHEMA = 2
+SEARCHED = "searched here"  # origin of a profile that measurement with this package chose
+NOT_SEARCHED = "not searched here"  # ... and of one whose choice is someone else's
 
 # For a model that nobody measured: the safest single pattern, with a budget that keeps
 # more than it needs to at 8K tokens. DESIGN.md has the figures.
 DEFAULT_PATTERN = VerticalSlash(verticals=2048, slashes=1024)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """What must agree between a profile and a model: never the model's name.
-
-    Example:
-        >>> Architecture(layers=2, heads=4, kv_heads=2, head_dim=64).heads
-        4
-    """
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ProfileError(f"architecture.{name} must be a positive integer, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +34,11 @@ class Profile:
     Args:
         architecture: the models that this profile fits.
         layers: for each layer, one pattern per query head.
-        provenance: where it comes from: prompts, seed, versions, scores; free-form.
+        provenance: where it comes from, JSON: `origin` (`SEARCHED` or `NOT_SEARCHED`),
+            `model`, `prompts`, `seed`, `versions`, `cost_target`, `source`; any may be
+            missing and others may stand beside them, as nothing is computed from them.
+        scores: for each layer and query head, what the search minimised or maximised
+            (`provenance` says which); None when nobody measured.
 
     Example:
         >>> from sparsefill import AShape
@@ -60,6 +50,7 @@ class Profile:
     architecture: Architecture
     layers: tuple[tuple[Pattern, ...], ...]
     provenance: dict[str, Any] = field(default_factory=dict, hash=False)
+    scores: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.layers) != self.architecture.layers:
@@ -73,6 +64,21 @@ class Profile:
                     f"layer {number} must have {self.architecture.heads} patterns,"
                     f" one per query head, got {len(layer)}"
                 )
+        if self.scores is None:
+            return
+        expected, got = [len(layer) for layer in self.layers], [len(row) for row in self.scores]
+        if got != expected:
+            raise ProfileError(
+                f"scores must have {self.architecture.layers} rows of {self.architecture.heads},"
+                f" one number per layer and head, got rows of {got}"
+            )
+        for number, row in enumerate(self.scores):
+            for head, score in enumerate(row):
+                if not is_number(score):
+                    raise ProfileError(
+                        f"the score of layer {number}, head {head} must be a finite number,"
+                        f" got {reprlib.repr(score)}"
+                    )
 
     def __getitem__(self, layer: int) -> tuple[Pattern, ...]:
         """Return the patterns of one layer, one per query head."""
@@ -86,26 +92,29 @@ class Profile:
 
     def require(self, architecture: Architecture) -> None:
         """Raise `ProfileError` unless the model has the profile's architecture."""
-        for name, expected in asdict(self.architecture).items():
-            if (got := getattr(architecture, name)) != expected:
-                raise ProfileError(
-                    f"this profile is for a model with {name}={expected}, got {name}={got};"
-                    " pass the profile of this model, or a pattern"
-                )
+        self.architecture.require(architecture)
 
     def to_json(self) -> str:
-        """Write the profile as JSON; heads refer to a list of distinct patterns."""
+        """Write the profile as JSON; heads refer to a list of distinct patterns.
+
+        Raises:
+            ProfileError: the provenance holds what JSON cannot.
+        """
         distinct = list(dict.fromkeys(p for layer in self.layers for p in layer))
         number = {pattern: i for i, pattern in enumerate(distinct)}
-        rows = [json.dumps([number[p] for p in layer]) for layer in self.layers]
         body = {
             "schema": SCHEMA,
             "architecture": asdict(self.architecture),
             "provenance": self.provenance,
             "patterns": [to_dict(pattern) for pattern in distinct],
         }
-        head = json.dumps(body, indent=1, ensure_ascii=False).removesuffix("\n}")
-        return head + ',\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
+        try:
+            head = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ProfileError(f"the provenance of a profile must be JSON: {error}") from error
+        layers = _rows([[number[p] for p in layer] for layer in self.layers])
+        scores = "null" if self.scores is None else _rows(self.scores)
+        return head.removesuffix("\n}") + f',\n "layers": {layers},\n "scores": {scores}\n}}\n'
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "profile") -> Profile:
@@ -114,30 +123,35 @@ class Profile:
         Raises:
             ProfileError: the text is not a profile; says where and why.
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ProfileError(f"{source} is not valid JSON: {error}") from error
-        expected = {"schema", "architecture", "provenance", "patterns", "layers"}
+        data = parse_json(text, source=source)
+        expected = {"schema", "architecture", "provenance", "patterns", "layers", "scores"}
+        if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
+            raise ProfileError(
+                f"{source} has schema {reprlib.repr(data['schema'])}, expected {SCHEMA}; search"
+                " or import it again with this version"
+            )
         if not isinstance(data, dict) or set(data) != expected:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise ProfileError(f"{source} must be an object with {sorted(expected)}, got {got}")
-        if type(data["schema"]) is not int or data["schema"] != SCHEMA:
+        if type(data["schema"]) is not int:
             raise ProfileError(f"{source} has schema {data['schema']!r}, expected {SCHEMA}")
         try:
-            patterns = [from_dict(item) for item in _list(data["patterns"], "patterns")]
-            layers = tuple(
-                tuple(patterns[_place(number, len(patterns))] for number in _list(row, "a layer"))
-                for row in _list(data["layers"], "layers")
-            )
-            if not isinstance(data["provenance"], dict):
-                raise ProfileError(f"provenance must be an object, got {data['provenance']!r}")
+            if not isinstance(provenance := data["provenance"], dict):
+                raise ProfileError(f"provenance must be an object, got {reprlib.repr(provenance)}")
+            patterns = [_pattern(*item) for item in enumerate(_list(data["patterns"], "patterns"))]
             return cls(
-                architecture=Architecture(**data["architecture"]),
-                layers=layers,
-                provenance=data["provenance"],
+                architecture=Architecture.from_dict(data["architecture"]),
+                layers=tuple(
+                    tuple(
+                        patterns[_place(number, len(patterns), f"layer {i}, head {head}")]
+                        for head, number in enumerate(_list(row, f"layer {i}"))
+                    )
+                    for i, row in enumerate(_list(data["layers"], "layers"))
+                ),
+                provenance=provenance,
+                scores=None if data["scores"] is None else _scores(data["scores"]),
             )
-        except (PatternError, ProfileError, TypeError) as error:
+        except (ProfileError, RecursionError) as error:
             raise ProfileError(f"{source} is not a valid profile: {error}") from error
 
     @classmethod
@@ -147,16 +161,12 @@ class Profile:
             shipped = resources.files("sparsefill.profiles") / f"{name_or_path}.json"
             return cls.from_json(shipped.read_text("utf-8"), source=str(name_or_path))
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # also False for names that no file can have
             raise ProfileError(
                 f"no profile {str(name_or_path)!r}: not a file, and not one of the shipped"
                 f" {', '.join(shipped_profiles()) or '(none)'}"
             )
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProfileError(f"cannot read profile {path}: {error}") from error
-        return cls.from_json(text, source=str(path))
+        return cls.from_json(read_text(path, what="profile"), source=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the profile to a file, all or nothing."""
@@ -173,22 +183,53 @@ def shipped_profiles() -> tuple[str, ...]:
 def default_profile(architecture: Architecture) -> Profile:
     """Return the shipped profile of an architecture, or the default pattern everywhere.
 
-    DESIGN.md tells how the default was chosen.
+    A profile with the model's rope base comes before one of unknown base. Where several fit,
+    as they may when the model's base is unknown, they are used only if they agree: a guess
+    between models would not be a default. DESIGN.md tells how the pattern was chosen.
     """
-    for name in shipped_profiles():
-        profile = Profile.load(name)
-        if profile.architecture == architecture:
-            return profile
+    shipped = [Profile.load(name) for name in shipped_profiles()]
+    fitting = [profile for profile in shipped if profile.architecture.fits(architecture)]
+    if architecture.rope_base is not None:
+        exact = [p for p in fitting if p.architecture.rope_base is not None]
+        fitting = exact or fitting
+    if len({profile.layers for profile in fitting}) == 1:
+        return fitting[0]
     return Profile.uniform(DEFAULT_PATTERN, architecture)
+
+
+def _rows(rows: Sequence[Sequence[int | float]]) -> str:
+    """Write a list of rows as JSON, each on its line."""
+    return "[\n  " + ",\n  ".join(json.dumps(list(row)) for row in rows) + "\n ]"
 
 
 def _list(value: object, what: str) -> Sequence[Any]:
     if not isinstance(value, list):
-        raise ProfileError(f"{what} must be a list, got {value!r}")
+        raise ProfileError(f"{what} must be a list, got {reprlib.repr(value)}")
     return value
 
 
-def _place(number: object, size: int) -> int:
+def _pattern(number: int, data: Any) -> Pattern:
+    """Read a pattern that says everything: a default may change, a profile must not."""
+    try:
+        pattern = from_dict(data)
+    except PatternError as error:
+        raise ProfileError(f"pattern {number}: {error}") from error
+    if missing := sorted(set(to_dict(pattern)) - set(data)):
+        raise ProfileError(f"pattern {number}: {pattern.name} lacks {', '.join(missing)}")
+    return pattern
+
+
+def _place(number: object, size: int, where: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < size:
-        raise ProfileError(f"a head must name a pattern by 0..{size - 1}, got {number!r}")
+        raise ProfileError(
+            f"{where} must name a pattern by 0..{size - 1}, got {reprlib.repr(number)}"
+        )
     return number
+
+
+def _scores(rows: object) -> tuple[tuple[float, ...], ...]:
+    """Read scores; what is no number is left for the profile to refuse by its place."""
+    return tuple(
+        tuple(float(score) if is_number(score) else score for score in _list(row, f"scores {i}"))
+        for i, row in enumerate(_list(rows, "scores"))
+    )

@@ -63,17 +63,93 @@ def info() -> None:
 
 @app.command()
 def draw(
-    pattern: Annotated[str, typer.Argument(help="such as vertical-slash or a-shape:window=256")],
-    tokens: Annotated[int, typer.Option(min=1, max=8192, help="length to draw")] = 1024,
+    pattern: Annotated[
+        str | None, typer.Argument(help="such as vertical-slash or a-shape:window=256")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="draw which pattern each head of this profile uses instead")
+    ] = None,
+    indices: Annotated[
+        bool, typer.Option("--indices", help="draw the tiles and columns that a kernel reads")
+    ] = False,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="length to draw; 1024, or 2048 of indices")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="write a .png or .svg instead of drawing here")
     ] = None,
 ) -> None:
-    """Draw which cells a pattern keeps, on a toy head with columns, diagonals and blocks."""
-    from sparsefill.cli.draw import draw_pattern
+    """Draw which cells a pattern keeps on a toy head, or which pattern each head uses."""
+    from sparsefill.cli.draw import draw_what
 
     with clear_errors():
-        draw_pattern(Console(markup=False), pattern, tokens=tokens, out=out)
+        draw_what(
+            Console(markup=False),
+            pattern=pattern,
+            profile=profile,
+            indices=indices,
+            tokens=tokens,
+            out=out,
+        )
+
+
+profile_app = typer.Typer(
+    help="Show, check, import and export profiles: which pattern each head of a model uses.",
+    no_args_is_help=True,
+)
+app.add_typer(profile_app, name="profile")
+ProfileArgument = Annotated[str, typer.Argument(help="a file, or the name of a shipped profile")]
+ArchitectureModel = Annotated[
+    str | None, typer.Option(help="model whose architecture counts: id, folder or GGUF file")
+]
+
+
+@profile_app.command("show")
+def profile_show(profile: ProfileArgument) -> None:
+    """Show what a profile is for, where it comes from and which patterns it uses."""
+    from sparsefill.cli.profile import show_profile
+
+    with clear_errors():
+        show_profile(Console(markup=False), profile)
+
+
+@profile_app.command("check")
+def profile_check(profile: ProfileArgument, model: ArchitectureModel = None) -> None:
+    """Check that a profile is valid, and that it fits a model."""
+    from sparsefill.cli.profile import check_profile
+
+    with clear_errors():
+        check_profile(Console(markup=False), profile, model=model)
+
+
+@profile_app.command("import")
+def profile_import(
+    original: Annotated[Path, typer.Argument(help="JSON config of the original MInference")],
+    out: Annotated[Path, typer.Option(help="profile to write")],
+    model: ArchitectureModel = None,
+    kv_heads: Annotated[int | None, typer.Option(help="KV heads, without --model")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="width of a head, without --model")] = None,
+    rope_base: Annotated[
+        float | None, typer.Option(help="base of the rotary embedding, if known, without --model")
+    ] = None,
+) -> None:
+    """Turn a config of the original MInference into a profile, scores included."""
+    from sparsefill.cli.profile import Shape, import_profile
+
+    with clear_errors():
+        shape = Shape(model=model, kv_heads=kv_heads, head_dim=head_dim, rope_base=rope_base)
+        import_profile(Console(markup=False), original, shape=shape, out=out)
+
+
+@profile_app.command("export")
+def profile_export(
+    profile: ProfileArgument, out: Annotated[Path, typer.Option(help="config to write")]
+) -> None:
+    """Write a profile as a config of the original MInference."""
+    from sparsefill.cli.profile import export_profile
+
+    with clear_errors():
+        export_profile(Console(markup=False), profile, out=out)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from sparsefill.environment import describe_environment
 from sparsefill.kernels import AUTO_ORDER, BACKENDS, choose_backend
 from sparsefill.native import missing_reason
 from sparsefill.patterns import PATTERNS, Dense
-from sparsefill.profile import DEFAULT_PATTERN, shipped_profiles
+from sparsefill.profile import DEFAULT_PATTERN, NOT_SEARCHED, Profile, shipped_profiles
 
 
 def show_info(console: Console) -> None:
@@ -36,7 +36,11 @@ def show_info(console: Console) -> None:
         table.add_row("GPU", f"{gpu['name']}, {gigabytes:.0f} GiB, capability {gpu['capability']}")
     if not environment["accelerators"]:
         table.add_row("GPU", "none that torch sees")
-    table.add_row("profiles", ", ".join(shipped_profiles()) or "none")
+    by_origin: dict[bool, list[str]] = {True: [], False: []}
+    for name in shipped_profiles():
+        by_origin[Profile.load(name).provenance.get("origin") != NOT_SEARCHED].append(name)
+    table.add_row("profiles", ", ".join(by_origin[True]) or "none")
+    table.add_row(f"profiles, {NOT_SEARCHED}", ", ".join(by_origin[False]) or "none")
     table.add_row("without a profile", repr(DEFAULT_PATTERN))
     table.add_row("compiled kernels", _compiled())
     console.print(table)

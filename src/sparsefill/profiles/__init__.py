@@ -1,1 +1,1 @@
-"""Shipped profiles: one JSON file per architecture that was searched."""
+"""Shipped profiles: one JSON file per architecture, with its origin in the provenance."""

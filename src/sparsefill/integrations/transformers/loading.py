@@ -24,7 +24,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sparsefill.errors import InputError
@@ -64,21 +64,8 @@ def load_model(
     Raises:
         InputError: there is no such model, or it cannot be loaded.
     """
-    name = DEFAULT_MODEL if spec is None else spec
-    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    path = Path(name)
-    if name == DEFAULT_MODEL:
-        source = str(embedded_model())
-    elif path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"no GGUF file at {path}; check the path")
-        source, where["gguf_file"] = str(path.parent), path.name
-    elif path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path} holds no config.json; pass a transformers model directory")
-        source = str(path)
-    else:
-        source = name
+    name, source, where = _locate(spec)
+    where["trust_remote_code"] = trust_remote_code
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
@@ -86,12 +73,48 @@ def load_model(
     except LOADING_ERRORS as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise  # the model is sound, the machine is too small
-        reason = " ".join(str(error).split())[:600] or repr(error)
-        raise InputError(
-            f"cannot load model {name!r}: {reason} Pass a Hugging Face id that is reachable or"
-            " cached, a directory with safetensors, or a GGUF file"
-        ) from error
+        raise _cannot_load(name, error) from error
     return Loaded(model.to(device).eval(), tokenizer, name)
+
+
+def load_config(spec: str | None = None) -> Any:
+    """Read the text config of a model, without its weights.
+
+    Raises:
+        InputError: there is no such model, or its config cannot be read.
+    """
+    name, source, where = _locate(spec)
+    try:
+        with _quiet():
+            config: Any = AutoConfig.from_pretrained(source, **where)
+    except LOADING_ERRORS as error:
+        raise _cannot_load(name, error) from error
+    return config.get_text_config()
+
+
+def _locate(spec: str | None) -> tuple[str, str, dict[str, Any]]:
+    """Find a model: its name, where transformers reads it, and with what options."""
+    name = DEFAULT_MODEL if spec is None else spec
+    path = Path(name)
+    if name == DEFAULT_MODEL:
+        return name, str(embedded_model()), {}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {path}; check the path")
+        return name, str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} holds no config.json; pass a transformers model directory")
+        return name, str(path), {}
+    return name, name, {}
+
+
+def _cannot_load(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:600] or repr(error)
+    return InputError(
+        f"cannot load model {name!r}: {reason} Pass a Hugging Face id that is reachable or"
+        " cached, a directory with safetensors, or a GGUF file"
+    )
 
 
 LOADING_ERRORS = (  # what transformers and its readers raise for a model that is not sound

@@ -148,7 +148,20 @@ def architecture_of(config: Any) -> Architecture:
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        rope_base=_rope_base(config),
     )
+
+
+def _rope_base(config: Any) -> float | None:
+    """Find the base of the rotary embedding, None where there is none.
+
+    Transformers 5 keeps it in `rope_parameters`, by kind of layer where kinds differ; a
+    profile is for the layers of full attention. Earlier releases keep it in `rope_theta`.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = parameters.get("full_attention") or parameters
+    base = parameters.get("rope_theta") or getattr(config, "rope_theta", None)
+    return None if base is None else float(base)
 
 
 def layer_of(module: Any) -> int:
