@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparsefill import BlockTopK, SparseIndex, VerticalSlash
@@ -186,7 +186,7 @@ def test_budgets_of_heads_differ():
         assert got.slash_counts[:, x].tolist() == own.slash_counts[:, x].tolist()
 
 
-@settings(max_examples=30)
+@settings(max_examples=100)
 @given(
     values=st.lists(
         st.floats(-10, 10, width=32) | st.sampled_from([0.0, -0.0, 1.0, torch.inf, -torch.inf]),
@@ -196,6 +196,7 @@ def test_budgets_of_heads_differ():
     budget=st.integers(0, 60),
     beyond=st.integers(0, 3),
 )
+@example(values=[-3.0, -1.0, -2.0, -4.0], budget=2, beyond=0)
 def test_selection_keeps_the_largest(values: list[float], budget: int, beyond: int):
     """The best, all forced ones, of equal ones the first, and nothing past the length."""
     length = len(values)
