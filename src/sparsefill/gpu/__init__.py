@@ -41,7 +41,8 @@ def refusal(q: Float[Tensor, "b h n d"], variant: Variant | None = None) -> str 
     if version is None:
         return "needs Triton, which is not installed; run: pip install triton"
     if version < OLDEST_TRITON:
-        return f"needs Triton {OLDEST_TRITON} or newer (torch 2.11 brings it), got {version}"
+        needed, got = (".".join(map(str, pair)) for pair in (OLDEST_TRITON, version))
+        return f"needs Triton {needed} or newer (torch 2.11 brings 3.6), got {got}"
     d = q.shape[-1]
     if q.dtype not in DTYPES:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
