@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,43 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
-from sparsefill.atomic import write_atomically
+from sparsefill.cli.held_out import report_held_out
 from sparsefill.cli.inputs import read_text, resolve_device
+from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers import architecture_of, sparse_prefill
-from sparsefill.integrations.transformers.layers import output_projection, softcap_of, window_of
+from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
-from sparsefill.integrations.transformers.run import layer_of
 from sparsefill.kernels import choose_backend
-from sparsefill.patterns import Dense
-from sparsefill.profile import Profile, default_profile
-from sparsefill.search import (
-    Choice,
-    HeldOut,
-    Layer,
-    Prompt,
-    Session,
-    Settings,
-    check_held_out,
-    synthetic_prompt,
-    text_prompt,
-)
-from sparsefill.search.session import Look
+from sparsefill.profile import Profile
+from sparsefill.search import Choice, Prompt, Session, Settings, synthetic_prompt, text_prompt
 
 SYNTHETIC = "synthetic"
 HELD_OUT_SEED = 1_000_003  # added to the seed: other keys and values than any calibration's
@@ -80,9 +57,7 @@ class Request:
 
 def run_search(console: Console, request: Request) -> None:
     """Search, write the profile, and check it on held-out text if that is wanted."""
-    choice = Choice(
-        objective=request.objective, budgets=request.budgets, combine=request.combine
-    )
+    choice = Choice(objective=request.objective, budgets=request.budgets, combine=request.combine)
     settings = Settings(budget=request.budget, choice=choice)
     _check(request)
     texts = {name: read_text(Path(name), option="--prompts") for name in _files(request.prompts)}
@@ -106,14 +81,17 @@ def run_search(console: Console, request: Request) -> None:
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
     _warn_of_length(console, loaded, prompts)
-    found = _search(console, request, settings, loaded, prompts)
+    session = _session(request, settings, loaded, prompts)
+    _score(console, session)
+    found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
     console.print(_wins(found))
     found.save(request.out)
     console.print(f"wrote {request.out}: {_summary(found)}", soft_wrap=True)
     if held_out:
-        _report(console, request, loaded, found, held_out)
-    request_work = request.work
-    _remove(request_work)
+        report_held_out(
+            console, loaded, found, held_out, backend=request.backend, folder=request.report
+        )
+    session.finish()
 
 
 def _files(names: list[str]) -> list[str]:
@@ -175,69 +153,33 @@ def _warn_of_length(console: Console, loaded: Loaded, prompts: list[Prompt]) -> 
         )
 
 
-def _search(
-    console: Console, request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
-) -> Profile:
+def _session(
+    request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
+) -> Session:
     config: Any = loaded.model.config
-    weights = _weights_sha256(loaded.model)
-    session = Session(
-        read=_reader(loaded.model, request.backend),
+    identity = {
+        "model": loaded.name,
+        "weights": _weights_sha256(loaded.model),
+        "versions": versions(),
+    }
+    return Session(
+        read=layer_reader(loaded.model, request.backend),
         architecture=architecture_of(config.get_text_config()),
         prompts=prompts,
         settings=settings,
-        identity={"model": loaded.name, "weights": weights, "versions": versions()},
+        identity=identity,
         work=request.work,
         backend=request.backend,
     )
+
+
+def _score(console: Console, session: Session) -> None:
     kept = session.begin()
     if kept:
-        console.print(f"going on where {request.work} ends: {kept} of {session.total} layers")
-    with _progress(console) as progress:
+        console.print(f"going on with {kept} of {session.total} layers from {session.work}")
+    with progress_of_layers(console) as progress:
         task = progress.add_task("search", total=session.total, completed=kept)
         session.score(on_layer=lambda: progress.advance(task))
-    return session.choose(
-        {"model": loaded.name, "seed": request.seed, "versions": versions()}
-    )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("layers"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def _reader(model: nn.Module, backend: Any):
-    """Return what reads a prompt densely and shows each layer's queries, keys and values."""
-
-    def read(ids: Int[Tensor, "1 n"], look: Look) -> None:
-        def show(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-            window = window_of(module)
-            look(
-                Layer(
-                    number=layer_of(module),
-                    q=q,
-                    k=k,
-                    v=v,
-                    scale=scale,
-                    projection=output_projection(module, h=q.shape[1], d=v.shape[3]),
-                    softcap=softcap_of(module),
-                    windowed=window is not None and window < k.shape[2],
-                )
-            )
-
-        call: Any = model
-        device = next(model.parameters()).device
-        dense = sparse_prefill(model, Dense(), backend=backend, record=False, on_qkv=show)
-        with torch.inference_mode(), dense:
-            call(ids.to(device), logits_to_keep=1, use_cache=False)
-
-    return read
 
 
 def _weights_sha256(model: nn.Module) -> str:
@@ -247,12 +189,6 @@ def _weights_sha256(model: nn.Module) -> str:
         values = weight.detach().flatten()[:64].float().cpu()
         digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _remove(work: Path) -> None:
-    import shutil
-
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _summary(profile: Profile) -> str:
@@ -268,56 +204,4 @@ def _wins(profile: Profile) -> Table:
     counts = Counter(pattern.name for layer in profile.layers for pattern in layer)
     for name, heads in counts.most_common():
         table.add_row(name, str(heads))
-    return table
-
-
-def _report(
-    console: Console, request: Request, loaded: Loaded, found: Profile, held_out: list[Prompt]
-) -> None:
-    """Check the profile on held-out text, show the table, and write the report."""
-    profiles = {"found": found, "default": default_profile(found.architecture)}
-    steps = 2 * found.architecture.layers * len(held_out)
-    with _progress(console) as progress:
-        task = progress.add_task("held-out", total=steps)
-        rows = check_held_out(
-            _reader(loaded.model, request.backend),
-            held_out,
-            profiles,
-            backend=request.backend,
-            on_layer=lambda: progress.advance(task),
-        )
-    for prompt in held_out:
-        console.print(_table([row for row in rows if row.prompt is prompt]))
-    if request.report is None:
-        return
-    body = {
-        "model": loaded.name,
-        "profile": found.provenance,
-        "heads": dict(Counter(p.name for layer in found.layers for p in layer)),
-        "held_out": [
-            {**prompt.provenance(), "rows": [r.as_data() for r in rows if r.prompt is prompt]}
-            for prompt in held_out
-        ],
-    }
-    path = request.report / "report.json"
-    write_atomically(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
-    console.print(f"wrote {path}")
-
-
-def _table(rows: list[HeldOut]) -> Table:
-    prompt = rows[0].prompt
-    table = Table(
-        "pattern", "cost", "density", "recall", "output error", "layer error", box=None,
-        pad_edge=False, title=f"{prompt.name}, {prompt.tokens} tokens", title_justify="left",
-    )
-    for row in rows:
-        mean = row.means
-        table.add_row(
-            row.name,
-            f"{mean['cost']:.1%}",
-            f"{mean['density']:.1%}",
-            f"{1 - mean['lost']:.2%}",
-            f"{mean['error']:.4f}",
-            f"{mean['layer']:.5f}",
-        )
     return table

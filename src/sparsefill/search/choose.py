@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float64, Int64
@@ -13,9 +12,11 @@ from torch import Tensor
 from sparsefill.errors import InputError
 from sparsefill.search.score import KINDS, Scores
 
-Objective = Literal["output", "recall"]
-Budgets = Literal["head", "model"]
-Combine = Literal["mean", "worst"]
+CHOICES = {
+    "objective": ("output", "recall"),
+    "budgets": ("head", "model"),
+    "combine": ("mean", "worst"),
+}
 
 # What a head loses. "output": the paper compares candidates of one head by the error of its
 # output; heads of a whole model are comparable by what they add to their layer's output.
@@ -39,24 +40,21 @@ class Choice:
         combine: what counts of several prompts: their "mean", or the "worst" of them.
     """
 
-    objective: Objective = "output"
-    budgets: Budgets = "head"
-    combine: Combine = "mean"
+    objective: str = "output"
+    budgets: str = "head"
+    combine: str = "mean"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("objective", Objective), ("budgets", Budgets), ("combine", Combine)):
-            if (got := getattr(self, name)) not in get_args(allowed):
-                raise InputError(f"{name} must be one of {', '.join(get_args(allowed))}, got {got!r}")
+        for name, allowed in CHOICES.items():
+            if (got := getattr(self, name)) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {got!r}")
 
     def together(self, scores: Sequence[Scores]) -> Scores:
         """Combine the scores of one layer over prompts; what it costs is always a mean."""
+        loses = ("lost", "error", "added") if self.combine == "worst" else ()
         stacked = {kind: torch.stack([getattr(one, kind) for one in scores]) for kind in KINDS}
-        worst = self.combine == "worst"
         return Scores(
-            **{
-                kind: values.amax(0) if worst and kind not in ("cost", "density") else values.mean(0)
-                for kind, values in stacked.items()
-            }
+            **{kind: v.amax(0) if kind in loses else v.mean(0) for kind, v in stacked.items()}
         )
 
     def choose(self, layers: Sequence[Scores], budget: float) -> Int64[Tensor, "layers h"]:

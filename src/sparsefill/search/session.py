@@ -28,7 +28,7 @@ from sparsefill.search.score import KINDS, Layer, Scores, score_layer
 from sparsefill.search.space import SEEDS, LineCosts, Seed, Target, patterns_of
 
 # Costs, as shares of dense, among which budgets of a whole model choose.
-LEVELS = (0.04, 0.08, 0.15, 0.25, 0.4, 0.6)
+LEVELS = (0.05, 0.1, 0.2, 0.35, 0.6)
 
 Look = Callable[[Layer], None]
 Read = Callable[[Int[Tensor, "1 n"], Look], None]
@@ -65,7 +65,7 @@ class Settings:
         maths = {"scale": layer.scale, "softcap": layer.softcap, "backend": backend}
         lines = LineCosts.measure(layer.q, layer.k, **maths)
         costs = self.levels if spread else (self.budget,)
-        targets = dict.fromkeys(Target.of_cost(cost, layer.tokens) for cost in costs)
+        targets = dict.fromkeys(Target.of_cost(cost, layer.tokens).whole() for cost in costs)
         listed = [patterns_of(seed, target, lines) for target in targets for seed in self.seeds]
         return [*listed, (Dense(),) * heads] if spread else listed
 
@@ -93,9 +93,7 @@ class Scored:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         patterns = [from_dict(item) for item in body["patterns"]]
-        scores = {
-            kind: torch.tensor(body["scores"][kind], dtype=torch.float64) for kind in KINDS
-        }
+        scores = {kind: torch.tensor(body["scores"][kind], dtype=torch.float64) for kind in KINDS}
         return cls(
             candidates=[tuple(patterns[i] for i in row) for row in body["candidates"]],
             scores=Scores(**scores),
@@ -176,7 +174,9 @@ class Session:
             on_layer: called after each layer that was scored.
         """
         for number, prompt in enumerate(self.prompts):
-            missing = {i for p, i in self._steps() if p == number and not self._path(p, i).is_file()}
+            missing = {
+                i for p, i in self._steps() if p == number and not self._path(p, i).is_file()
+            }
 
             def look(layer: Layer, number: int = number, missing: set[int] = missing) -> None:
                 if layer.number in missing:
@@ -220,8 +220,8 @@ class Session:
             for kind in KINDS
         }
         choice = self.settings.choice
-        losses = [_of(getattr(s, LOSS[choice.objective, choice.budgets]), c).tolist()
-                  for s, c in zip(scores, chosen, strict=True)]
+        kind = LOSS[choice.objective, choice.budgets]
+        losses = [_of(getattr(s, kind), c).tolist() for s, c in zip(scores, chosen, strict=True)]
         return Profile(
             architecture=self.architecture,
             layers=tuple(

@@ -1,6 +1,6 @@
 """The candidates of a search: patterns of three families that cost the same in the kernel.
 
-A *target* is what a block top-k head of some number of blocks reads, which no input can
+A *target* is what a block top-k head of a whole number of blocks reads, which no input can
 change. The other families have lines, whose cost is known only after merging: one slash may
 cost a whole tile, or nothing. They are therefore nudged, head by head and on the input
 itself, until what the kernel reads is the target: first slashes, which come in tiles, then
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sparsefill.estimate import estimate
@@ -58,44 +58,51 @@ SEEDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What each head may cost: as much as that many key blocks for every block of queries.
+    """What each head may cost.
 
     Args:
-        blocks: key blocks of 64.
+        keys: that all row blocks of a head read together, as `key_counts` counts them.
         tokens: length of the prompt.
     """
 
-    blocks: int
+    keys: int
     tokens: int
-
-    @property
-    def keys(self) -> int:
-        """Keys that all row blocks of a head read together, as `key_counts` counts them."""
-        return tile_keys(self.blocks, self.tokens)
-
-    @property
-    def cost(self) -> float:
-        """What it costs as a share of dense attention."""
-        return self.keys / dense_keys(self.tokens)
 
     @classmethod
     def of_cost(cls, cost: float, tokens: int) -> Target:
-        """Find the least whole number of blocks that costs a share of dense, or more.
+        """Make a target of a share of what dense attention costs.
 
         Example:
             >>> Target.of_cost(0.3, 8192).blocks
             21
         """
-        most = -(-tokens // TILE)
-        blocks = min(LEAST_BLOCKS, most)
-        while blocks < most and cls(blocks=blocks, tokens=tokens).cost < cost:
-            blocks += 1
-        return cls(blocks=blocks, tokens=tokens)
+        return cls(keys=round(cost * dense_keys(tokens)), tokens=tokens)
+
+    def whole(self) -> Target:
+        """Raise the target to what whole key blocks cost, so that every family can meet it.
+
+        Example:
+            >>> Target.of_cost(0.3, 8192).whole().keys / Target.of_cost(1.0, 8192).keys
+            0.3008720930232558
+        """
+        return replace(self, keys=tile_keys(self.blocks, self.tokens))
+
+    @property
+    def blocks(self) -> int:
+        """Key blocks for every block of queries that cost the target or a little more."""
+        most = row_blocks(self.tokens)
+        enough = range(min(LEAST_BLOCKS, most), most + 1)
+        return next((b for b in enough if tile_keys(b, self.tokens) >= self.keys), most)
+
+
+def row_blocks(tokens: int) -> int:
+    """Count the row blocks of a prompt."""
+    return -(-tokens // TILE)
 
 
 def dense_keys(tokens: int) -> int:
     """Count the keys that all row blocks of a dense head read."""
-    return tile_keys(-(-tokens // TILE), tokens)
+    return tile_keys(row_blocks(tokens), tokens)
 
 
 def tile_keys(tiles: int, tokens: int) -> int:
@@ -105,12 +112,12 @@ def tile_keys(tiles: int, tokens: int) -> int:
         >>> tile_keys(2, 192)
         320
     """
-    return TILE * int(np.minimum(np.arange(1, -(-tokens // TILE) + 1), tiles).sum())
+    return TILE * int(np.minimum(np.arange(1, row_blocks(tokens) + 1), tiles).sum())
 
 
 def column_keys(columns: int, tokens: int) -> int:
     """Count the keys that all row blocks read of so many first columns."""
-    ends = np.arange(1, -(-tokens // TILE) + 1) * TILE
+    ends = np.arange(1, row_blocks(tokens) + 1) * TILE
     return int(np.minimum(ends, min(columns, tokens)).sum())
 
 
@@ -125,8 +132,8 @@ class LineCosts:
     """
 
     lines: list[int]
-    tiles: Int64[Tensor, "points h"] | Float[Tensor, "points h"]
-    columns: Int64[Tensor, "points h"] | Float[Tensor, "points h"]
+    tiles: Float64[Tensor, "points h"]
+    columns: Float64[Tensor, "points h"]
 
     @classmethod
     def measure(
@@ -150,22 +157,24 @@ class LineCosts:
             alone = replace(index, column_counts=torch.zeros_like(index.column_counts))
             tiles.append(alone.key_counts().sum(-1)[0])
             columns.append(every - tiles[-1])
-        return cls(lines=lines, tiles=torch.stack(tiles), columns=torch.stack(columns))
+        return cls(
+            lines=lines, tiles=torch.stack(tiles).double(), columns=torch.stack(columns).double()
+        )
 
     def align(self, seed: Seed, target: Target) -> tuple[VerticalSlash, ...]:
         """Give each head as many lines as cost the target: slashes, then verticals."""
-        wanted = max(SINK, seed.columns * TILE * target.blocks)
+        wanted = max(float(SINK), seed.columns * TILE * target.blocks)
         heads = zip(self.tiles.T.tolist(), self.columns.T.tolist(), strict=True)
         return tuple(self._align(tiles, columns, wanted, target) for tiles, columns in heads)
 
     def _align(
         self, tiles: list[float], columns: list[float], wanted: float, target: Target
     ) -> VerticalSlash:
-        left = target.keys - np.interp(wanted, self.lines, columns)
+        left = target.keys - float(np.interp(wanted, self.lines, columns))
         fits = [place for place, keys in enumerate(tiles) if keys <= left]
         place = fits[-1] if fits else 0
-        verticals = np.interp(target.keys - tiles[place], columns, self.lines)
-        verticals = max(SINK, STEP * round(float(verticals) / STEP))
+        verticals = float(np.interp(target.keys - tiles[place], columns, self.lines))
+        verticals = max(SINK, STEP * round(verticals / STEP))
         return _lines(min(verticals, target.tokens), self.lines[place])
 
 
@@ -177,7 +186,7 @@ def _lines(verticals: int, slashes: int) -> VerticalSlash:
 
 def align_a_shape(seed: Seed, target: Target) -> AShape:
     """Give an A-shape whole tiles of window, and sinks up to the target."""
-    n, most = target.tokens, -(-target.tokens // TILE)
+    n, most = target.tokens, row_blocks(target.tokens)
     sink = max(1, round(seed.columns * TILE * target.blocks))
     left = target.keys - column_keys(sink, n)
     tiles = largest_within(lambda count: tile_keys(count, n), left, 1, most)
