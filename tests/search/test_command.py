@@ -61,6 +61,7 @@ def test_a_profile_and_its_report(desk: Path):
         "two.txt",
         report="out",
         budgets="model",
+        budget=0.75,
         combine="worst",
     )
     assert result.exit_code == 0, result.output
@@ -75,7 +76,8 @@ def test_a_profile_and_its_report(desk: Path):
         ("synthetic key-value retrieval, seed 0", 384),
     ]
     assert said["combine"] == "worst"
-    assert 0.3 < said["calibration"]["cost"] <= 0.5
+    assert 0.6 < said["calibration"]["cost"] <= 0.75
+    assert "warning" not in result.output
 
     report = read_report()
     assert report["profile"] == said
@@ -103,8 +105,14 @@ def test_a_profile_and_its_report(desk: Path):
     ids = tokenizer(PROSE[::-1] * 20, return_tensors="pt").input_ids[:, :TOKENS]
     run = read_prompt(model, ids, profile, min_length=1, measure_recall=True).run
     found = report["held_out"][0]["rows"][0]
-    assert run.density == pytest.approx(found["density"], abs=1e-4)
+    assert run.density == pytest.approx(found["density"], abs=0.02)
     assert float(run.recall().mean()) == pytest.approx(found["recall"]["mean"], abs=0.05)
+
+
+def test_a_budget_that_no_candidate_meets_is_told(desk: Path):
+    result = search(budget=0.1)
+    assert result.exit_code == 0
+    assert "warning: the cheapest candidates cost 58." in result.output
 
 
 def test_the_same_seed_gives_the_same_file(desk: Path):
@@ -137,7 +145,7 @@ def test_a_killed_command_goes_on(desk: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 ERRORS: dict[str, tuple[dict[str, object], str]] = {
-    "no-model": ({"model": "nobody/nothing"}, "cannot load model"),
+    "no-model": ({"model": "none.gguf"}, "no GGUF file at none.gguf"),
     "no-prompt-file": ({"prompts": "none.txt"}, "no prompt file at none.txt; check --prompts"),
     "no-held-out-file": ({"held_out": "none.txt"}, "check --held-out"),
     "too-short": ({"prompts": "one.txt", "tokens": 3000}, "one.txt has only"),
@@ -153,8 +161,7 @@ ERRORS: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("changed", "why"), ERRORS.values(), ids=ERRORS)
-def test_errors(desk: Path, changed: dict[str, object], why: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_errors(desk: Path, changed: dict[str, object], why: str):
     assert_refused(search(**changed), why)
     assert not list(desk.glob("*.search"))
 

@@ -16,7 +16,7 @@ TOKENIZER = tiny_tokenizer()
 def test_a_synthetic_prompt(tokens: int):
     prompt = synthetic_prompt(TOKENIZER, tokens, seed=3)
     assert prompt.ids.shape == (1, tokens)
-    text = TOKENIZER.decode(prompt.ids[0])
+    text = str(TOKENIZER.decode(prompt.ids[0]))
     assert prompt.answer is not None
     key = text.rpartition('Key: "')[2].partition('"')[0]
     assert text.count(f'"{key}": "{prompt.answer}"') == 1
@@ -35,7 +35,7 @@ def test_questions_are_asked_all_over_the_prompt():
     depths = []
     for seed in range(12):
         prompt = synthetic_prompt(TOKENIZER, 3000, seed=seed)
-        text = TOKENIZER.decode(prompt.ids[0])
+        text = str(TOKENIZER.decode(prompt.ids[0]))
         depths.append(text.index(str(prompt.answer)) / len(text))
     assert min(depths) < 0.35
     assert max(depths) > 0.6
@@ -48,7 +48,7 @@ def test_too_short_for_a_pair():
 
 def test_a_text_is_cut():
     prompt = text_prompt(TOKENIZER, PROSE * 10, 300, name="book")
-    assert TOKENIZER.decode(prompt.ids[0]).endswith((PROSE * 10)[:300][-20:])
+    assert str(TOKENIZER.decode(prompt.ids[0])).endswith((PROSE * 10)[:300][-20:])
     assert prompt.tokens == 300
     assert prompt.answer is None
     with pytest.raises(InputError, match=r"book has only .* of the 3000 tokens"):

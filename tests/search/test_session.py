@@ -14,11 +14,14 @@ from sparsefill import Dense, InputError
 from sparsefill.profile import Architecture, Profile
 from sparsefill.search import Choice, Prompt, Session, Settings, session
 from sparsefill.search.session import Look
+from sparsefill.search.space import PAPER
 from tests.support.layers import D, random_layer
 
 LAYERS, N = 3, 640
 SHAPE = Architecture(layers=LAYERS, heads=4, kv_heads=2, head_dim=D)
-MODEL = Settings(budget=0.5, choice=Choice(budgets="model"), levels=(0.4, 0.6))
+FEW = tuple(PAPER[i] for i in (0, 3, 5))
+HEAD = Settings(budget=0.5, seeds=FEW)
+MODEL = Settings(budget=0.6, choice=Choice(budgets="model"), levels=(0.5, 0.75), seeds=FEW)
 
 
 def prompt(seed: int, tokens: int = N) -> Prompt:
@@ -36,7 +39,7 @@ def begin(work: Path, **changed: Any) -> Session:
         "read": read,
         "architecture": SHAPE,
         "prompts": [prompt(0)],
-        "settings": Settings(budget=0.5),
+        "settings": HEAD,
         "identity": {"model": "random"},
         "work": work,
     } | changed
@@ -74,7 +77,7 @@ def stop_after(layers: int) -> Callable[[], None]:
     return on_layer
 
 
-@pytest.mark.parametrize("settings", [Settings(budget=0.5), MODEL], ids=["head", "model"])
+@pytest.mark.parametrize("settings", [HEAD, MODEL], ids=["head", "model"])
 def test_a_killed_search_goes_on(tmp_path: Path, scored: list[int], settings: Settings):
     prompts = [prompt(0), prompt(1, 512)]
     killed = begin(tmp_path / "killed", prompts=prompts, settings=settings)
@@ -107,7 +110,7 @@ def test_a_killed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_another_search_is_refused(tmp_path: Path):
     search(tmp_path)
     for changed, said in (
-        ({"settings": Settings(budget=0.4)}, "budget"),
+        ({"settings": replace(HEAD, budget=0.4)}, "budget"),
         ({"prompts": [prompt(1)]}, "prompts"),
         ({"identity": {"model": "another"}}, "model"),
         ({"backend": "torch"}, "backend"),
@@ -118,11 +121,11 @@ def test_another_search_is_refused(tmp_path: Path):
 
 def test_scores_serve_other_objectives_and_budgets(tmp_path: Path, scored: list[int]):
     dear = search(tmp_path, settings=MODEL)
-    cheap = search(tmp_path, settings=replace(MODEL, budget=0.42))
+    cheap = search(tmp_path, settings=replace(MODEL, budget=0.52))
     assert scored == [0, 1, 2]
     costs = [profile.provenance["calibration"]["cost"] for profile in (dear, cheap)]
-    assert 0.42 >= costs[1] > 0.35
-    assert 0.5 >= costs[0] > 0.45
+    assert 0.52 >= costs[1] > 0.48
+    assert 0.6 >= costs[0] > 0.55
     errors = [profile.provenance["calibration"]["layer_error"] for profile in (dear, cheap)]
     assert errors[0] < errors[1]
 
@@ -131,7 +134,7 @@ def test_heads_alike_cost_alike(tmp_path: Path):
     profile = search(tmp_path)
     assert Dense() not in {pattern for layer in profile.layers for pattern in layer}
     said = profile.provenance
-    assert said["calibration"]["cost"] == pytest.approx(0.5, abs=0.08)  # of ten row blocks
+    assert said["calibration"]["cost"] == pytest.approx(0.49, abs=0.01)  # three of ten blocks
     assert said["prompts"] == [{"name": "prompt 0", "tokens": N, "sha256": "0"}]
     assert (said["objective"], said["budgets"], said["combine"]) == ("output", "head", "mean")
     assert [len(layer) for layer in said["scores"]] == [4] * LAYERS
@@ -142,11 +145,11 @@ def test_windowed_layers_stay_dense(tmp_path: Path):
     def windowed(ids: torch.Tensor, look: Look) -> None:
         read(ids, lambda layer: look(replace(layer, windowed=layer.number == 1)))
 
-    for name, settings in (("head", Settings(budget=0.5)), ("model", MODEL)):
+    for name, settings in (("head", HEAD), ("model", MODEL)):
         profile = search(tmp_path / name, read=windowed, settings=settings)
         assert set(profile[1]) == {Dense()}
         assert set(profile[0]) != {Dense()}
-        assert profile.provenance["calibration"]["cost"] < 0.6  # of the layers searched
+        assert profile.provenance["calibration"]["cost"] <= 0.6  # of the layers searched
 
 
 def test_a_layer_that_is_never_shown(tmp_path: Path):

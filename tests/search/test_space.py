@@ -90,3 +90,4 @@ def test_columns_take_the_share_of_their_seed():
 def test_a_target_that_no_family_can_undercut_is_the_least():
     assert Target.of_cost(0.0001, 8192).whole().blocks == 3
     assert Target.of_cost(1.0, 8192).whole().blocks == 128
+    assert Target.of_cost(0.5, 640).whole().keys <= 0.5 * dense_keys(640)

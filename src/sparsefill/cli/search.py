@@ -85,6 +85,7 @@ def run_search(console: Console, request: Request) -> None:
     _score(console, session)
     found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
     console.print(_wins(found))
+    _warn_of_cost(console, found)
     found.save(request.out)
     console.print(f"wrote {request.out}: {_summary(found)}", soft_wrap=True)
     if held_out:
@@ -139,6 +140,18 @@ def _held_out(loaded: Loaded, request: Request, texts: dict[str, str]) -> list[P
                 text = novel() if text is None else text
                 made.append(text_prompt(loaded.tokenizer, text, tokens, name=title))
     return made
+
+
+def _warn_of_cost(console: Console, found: Profile) -> None:
+    cost, budget = found.provenance["calibration"]["cost"], found.provenance["budget"]
+    if cost > budget * 1.05:  # alignment is not quite exact
+        console.print(
+            f"warning: the cheapest candidates cost {cost:.1%} of dense attention at this length,"
+            f" more than the budget of {budget:.1%}; search on more --tokens",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _warn_of_length(console: Console, loaded: Loaded, prompts: list[Prompt]) -> None:

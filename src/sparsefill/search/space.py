@@ -79,13 +79,16 @@ class Target:
         return cls(keys=round(cost * dense_keys(tokens)), tokens=tokens)
 
     def whole(self) -> Target:
-        """Raise the target to what whole key blocks cost, so that every family can meet it.
+        """Lower the target to what whole key blocks cost, so that every family can meet it.
 
         Example:
-            >>> Target.of_cost(0.3, 8192).whole().keys / Target.of_cost(1.0, 8192).keys
-            0.3008720930232558
+            >>> Target.of_cost(0.3, 8192).whole().blocks
+            20
         """
-        return replace(self, keys=tile_keys(self.blocks, self.tokens))
+        blocks = self.blocks
+        if tile_keys(blocks, self.tokens) > self.keys:
+            blocks = max(blocks - 1, min(LEAST_BLOCKS, row_blocks(self.tokens)))
+        return replace(self, keys=tile_keys(blocks, self.tokens))
 
     @property
     def blocks(self) -> int:
