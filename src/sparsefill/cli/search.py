@@ -39,9 +39,9 @@ class Request:
     prompts: list[str] = field(default_factory=lambda: [SYNTHETIC])
     tokens: list[int] = field(default_factory=lambda: [8192])
     budget: float = 0.3
-    objective: Any = "output"
-    budgets: Any = "head"
-    combine: Any = "mean"
+    objective: str = "output"
+    budgets: str = "head"
+    combine: str = "mean"
     report: Path | None = None
     held_out: list[str] | None = None
     seed: int = 0
