@@ -44,6 +44,13 @@ def test_budgets_of_heads_look_at_loss_alone():
     assert Choice(objective="recall").choose([scores], 0.3).tolist() == [[0]]
 
 
+def test_budgets_of_a_model_look_at_recall_where_output_hardly_differs():
+    choice = Choice(budgets="model")
+    alike = scores_of(cost=[0.3, 0.3], added=[0.1, 0.1001], lost=[0.5, 0.1])
+    apart = scores_of(cost=[0.3, 0.3], added=[0.1, 0.2], lost=[0.5, 0.1])
+    assert choice.choose([alike, apart], 0.3).tolist() == [[1], [0]]
+
+
 def test_worst_and_mean_of_prompts():
     steady = scores_of(error=[0.5, 0.0], cost=[0.2, 0.2])
     shaky = scores_of(error=[0.5, 0.9], cost=[0.4, 0.4])

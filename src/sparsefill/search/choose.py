@@ -18,14 +18,9 @@ CHOICES = {
     "combine": ("mean", "worst"),
 }
 
-# What a head loses. "output": the paper compares candidates of one head by the error of its
-# output; heads of a whole model are comparable by what they add to their layer's output.
-LOSS = {
-    ("output", "head"): "error",
-    ("output", "model"): "added",
-    ("recall", "head"): "lost",
-    ("recall", "model"): "lost",
-}
+# What lost mass counts beside output error where budgets are the model's. Measured on held-out
+# prose: without it recall falls by a point, which saves little error.
+RECALL_WEIGHT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +60,22 @@ class Choice:
             budget: mean cost of the heads, as a share of dense; with budgets of heads, the
                 candidates cost the same already.
         """
-        kind = LOSS[self.objective, self.budgets]
-        loss = torch.stack([getattr(layer, kind) for layer in layers])
+        loss = torch.stack([self.loss(layer) for layer in layers])
         if self.budgets == "head":
             return loss.argmin(1)
         return spread(loss, torch.stack([layer.cost for layer in layers]), budget)
+
+    def loss(self, scores: Scores) -> Float64[Tensor, "c h"]:
+        """Return what each candidate loses on each head.
+
+        The paper compares candidates of one head by the error of its output; heads of a
+        whole model are comparable by what they add to their layer's.
+        """
+        if self.objective == "recall":
+            return scores.lost
+        if self.budgets == "head":
+            return scores.error
+        return scores.added + RECALL_WEIGHT * scores.lost
 
 
 def spread(

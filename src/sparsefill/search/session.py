@@ -22,7 +22,7 @@ from sparsefill.errors import InputError
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern, from_dict, to_dict
 from sparsefill.profile import Architecture, Profile
-from sparsefill.search.choose import LOSS, Choice
+from sparsefill.search.choose import Choice
 from sparsefill.search.prompts import Prompt
 from sparsefill.search.score import KINDS, Layer, Scores, score_layer
 from sparsefill.search.space import SEEDS, LineCosts, Seed, Target, patterns_of
@@ -220,8 +220,7 @@ class Session:
             for kind in KINDS
         }
         choice = self.settings.choice
-        kind = LOSS[choice.objective, choice.budgets]
-        losses = [_of(getattr(s, kind), c).tolist() for s, c in zip(scores, chosen, strict=True)]
+        losses = [_of(choice.loss(s), c).tolist() for s, c in zip(scores, chosen, strict=True)]
         return Profile(
             architecture=self.architecture,
             layers=tuple(
