@@ -206,3 +206,68 @@ def prefill(
                 trust_remote_code=trust_remote_code,
             ),
         )
+
+
+@app.command()
+def search(
+    out: Annotated[Path, typer.Option(help="profile to write, a .json")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="a text file, or synthetic: key-value retrieval; may be repeated"),
+    ] = None,
+    tokens: Annotated[
+        list[int] | None, typer.Option(min=256, help="length of each prompt; may be repeated")
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="cost in the kernel, as a share of dense attention's")
+    ] = 0.3,
+    objective: Annotated[
+        str, typer.Option(help="output: least error of the output; recall: most mass kept")
+    ] = "output",
+    budgets: Annotated[
+        str, typer.Option(help="head: the same cost for each; model: where it saves most")
+    ] = "head",
+    combine: Annotated[
+        str, typer.Option(help="what counts of several prompts: mean, or the worst")
+    ] = "mean",
+    report: Annotated[
+        Path | None, typer.Option(help="folder for report.json, the check on held-out text")
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(help="a text file, or synthetic; the novel that ships with us if left out"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the synthetic prompts")] = 0,
+    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
+    ] = False,
+) -> None:
+    """Find the pattern of every head of a model, and write them as a profile."""
+    from sparsefill.cli.search import Request, run_search
+
+    with clear_errors():
+        run_search(
+            Console(markup=False),
+            Request(
+                out=out,
+                model=model,
+                prompts=prompts or ["synthetic"],
+                tokens=tokens or [8192],
+                budget=budget,
+                objective=objective,
+                budgets=budgets,
+                combine=combine,
+                report=report,
+                held_out=held_out,
+                seed=seed,
+                backend=backend,
+                device=device,
+                trust_remote_code=trust_remote_code,
+            ),
+        )

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
+from sparsefill.cli.inputs import read_text, resolve_device
 from sparsefill.data import novel
 from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
 from sparsefill.errors import InputError
@@ -33,6 +34,7 @@ from sparsefill.kernels import choose_backend
 from sparsefill.metrics import kl_divergence, top1_agreement
 from sparsefill.patterns import Dense, Pattern, parse_pattern
 from sparsefill.profile import Profile, default_profile
+from sparsefill.search.prompts import first_tokens
 
 POSITIONS = 256  # last prompt positions whose logits are compared
 WARM_UP = 256  # tokens read before anything is timed
@@ -62,10 +64,14 @@ class Request:
 def run_prefill(console: Console, request: Request) -> None:
     """Read the prompt densely and sparsely, show the comparison, and write the report."""
     _check(request)
-    text = _prompt_text(request.prompt_file)
+    text = (
+        novel()
+        if request.prompt_file is None
+        else read_text(request.prompt_file, option="--prompt-file")
+    )
     method = None if request.method == "minference" else parse_pattern(request.method)
     given = None if request.profile is None else Profile.load(request.profile)
-    device = _device(request.device)
+    device = resolve_device(request.device)
     dtype = DTYPES.get(request.dtype, torch.float32)
     if request.dtype == "auto" and fast_bfloat16(device):
         dtype = torch.bfloat16
@@ -121,35 +127,6 @@ def _check(request: Request) -> None:
         raise InputError(f"--out must be a folder, got the file {request.out}")
 
 
-def _device(name: str) -> str:
-    """Resolve the device, and check that torch can put a tensor there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"--device must be one that torch can use, got {name!r}: {reason}"
-        ) from None
-    return name
-
-
-def _prompt_text(path: Path | None) -> str:
-    """Read the prompt file, or the novel that ships with the package."""
-    if path is None:
-        return novel()
-    if not path.is_file():
-        raise InputError(f"no prompt file at {path}; check --prompt-file")
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}); convert it") from error
-    if not text.strip():
-        raise InputError(f"the prompt must not be empty, got {path} without any text")
-    return text
-
-
 def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> Profile:
     config: Any = loaded.model.config
     architecture = architecture_of(config.get_text_config())
@@ -163,12 +140,7 @@ def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> P
 
 def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) -> Int[Tensor, "1 n"]:
     """Cut the prompt to the asked length, saying whatever the user should know."""
-    characters = request.tokens * 16  # mostly enough: do not tokenize a library for one page
-    ids = loaded.tokenizer(text[:characters], return_tensors="pt").input_ids
-    while ids.shape[1] <= request.tokens and characters < len(text):
-        characters *= 4
-        ids = loaded.tokenizer(text[:characters], return_tensors="pt").input_ids
-    ids = ids[:, : request.tokens]
+    ids = first_tokens(loaded.tokenizer, text, request.tokens)
     remarks = []
     if ids.shape[1] == 0:
         raise InputError("the prompt must have at least one token, got none; check --prompt-file")

@@ -1,0 +1,220 @@
+"""`sparsefill search`: find the pattern of every head, and check it on held-out text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from sparsefill.cli.held_out import report_held_out
+from sparsefill.cli.inputs import read_text, resolve_device
+from sparsefill.cli.layers import layer_reader, progress_of_layers
+from sparsefill.data import novel
+from sparsefill.environment import versions
+from sparsefill.errors import InputError
+from sparsefill.integrations.transformers import architecture_of
+from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
+from sparsefill.kernels import choose_backend
+from sparsefill.profile import Profile
+from sparsefill.search import Choice, Prompt, Session, Settings, synthetic_prompt, text_prompt
+
+SYNTHETIC = "synthetic"
+HELD_OUT_SEED = 1_000_003  # added to the seed: other keys and values than any calibration's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; the fields are the options of the command."""
+
+    out: Path
+    model: str | None = None
+    prompts: list[str] = field(default_factory=lambda: [SYNTHETIC])
+    tokens: list[int] = field(default_factory=lambda: [8192])
+    budget: float = 0.3
+    objective: str = "output"
+    budgets: str = "head"
+    combine: str = "mean"
+    report: Path | None = None
+    held_out: list[str] | None = None
+    seed: int = 0
+    backend: Any = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Folder of what a search that was killed leaves to the next one."""
+        return self.out.with_name(f"{self.out.name}.search")
+
+
+def run_search(console: Console, request: Request) -> None:
+    """Search, write the profile, and check it on held-out text if that is wanted."""
+    choice = Choice(objective=request.objective, budgets=request.budgets, combine=request.combine)
+    settings = Settings(budget=request.budget, choice=choice)
+    _check(request)
+    texts = {name: read_text(Path(name), option="--prompts") for name in _files(request.prompts)}
+    held_texts = {
+        name: read_text(Path(name), option="--held-out") for name in _files(request.held_out or [])
+    }
+    if both := sorted(set(texts.values()) & set(held_texts.values())):
+        raise InputError(
+            f"--held-out must name other text than --prompts, got {both[0][:30]!r}... in both"
+        )
+    device = resolve_device(request.device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    # fail now rather than at the first layer
+    choose_backend(request.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
+    with console.status("loading the model"):
+        loaded = load_model(
+            request.model, dtype=dtype, device=device, trust_remote_code=request.trust_remote_code
+        )
+    prompts = _prompts(loaded, request, request.prompts, texts, seed=request.seed)
+    held_out: list[Prompt] = []
+    if request.report is not None or request.held_out is not None:
+        held_out = _held_out(loaded, request, held_texts)
+    _warn_of_length(console, loaded, prompts)
+    session = _session(request, settings, loaded, prompts)
+    _score(console, session)
+    found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
+    console.print(_wins(found))
+    _warn_of_cost(console, found)
+    found.save(request.out)
+    console.print(f"wrote {request.out}: {_summary(found)}", soft_wrap=True)
+    if held_out:
+        report_held_out(
+            console, loaded, found, held_out, backend=request.backend, folder=request.report
+        )
+    session.finish()
+
+
+def _files(names: list[str]) -> list[str]:
+    return [name for name in names if name != SYNTHETIC]
+
+
+def _check(request: Request) -> None:
+    """Refuse, before any work, what could only fail later."""
+    if request.out.is_dir():
+        raise InputError(f"--out must be a file, got the folder {request.out}")
+    for option, path in (("--out", request.out.absolute().parent), ("--report", request.report)):
+        if path is None:
+            continue
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise InputError(f"{option} must be in a folder that can be written, got {there}")
+
+
+def _prompts(
+    loaded: Loaded, request: Request, names: list[str], texts: dict[str, str], *, seed: int
+) -> list[Prompt]:
+    """Make every prompt at every length, the longest first."""
+    made = []
+    for tokens in sorted(set(request.tokens), reverse=True):
+        for name in names:
+            if name == SYNTHETIC:
+                made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=seed))
+            else:
+                title = Path(name).name
+                made.append(text_prompt(loaded.tokenizer, texts[name], tokens, name=title))
+    return made
+
+
+def _held_out(loaded: Loaded, request: Request, texts: dict[str, str]) -> list[Prompt]:
+    """Make the held-out prompts, at the longest length and at half of it."""
+    longest = max(request.tokens)
+    made = []
+    for tokens in (longest, longest // 2):
+        for name in request.held_out or [""]:
+            if name == SYNTHETIC:
+                seed = request.seed + HELD_OUT_SEED
+                made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=seed))
+            else:
+                text, title = texts.get(name), Path(name).name or "Persuasion"
+                text = novel() if text is None else text
+                made.append(text_prompt(loaded.tokenizer, text, tokens, name=title))
+    return made
+
+
+def _warn_of_cost(console: Console, found: Profile) -> None:
+    cost, budget = found.provenance["calibration"]["cost"], found.provenance["budget"]
+    if cost > budget * 1.05:  # alignment is not quite exact
+        console.print(
+            f"warning: the cheapest candidates cost {cost:.1%} of dense attention at this length,"
+            f" more than the budget of {budget:.1%}; search on more --tokens",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _warn_of_length(console: Console, loaded: Loaded, prompts: list[Prompt]) -> None:
+    limit, longest = position_limit(loaded.model), prompts[0].tokens
+    if limit is not None and longest > limit:
+        console.print(
+            f"warning: {longest} tokens exceed the {limit} positions that {loaded.name} was made"
+            " for: what heads attend to beyond them is not to be trusted",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _session(
+    request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
+) -> Session:
+    config: Any = loaded.model.config
+    identity = {
+        "model": loaded.name,
+        "weights": _weights_sha256(loaded.model),
+        "versions": versions(),
+    }
+    return Session(
+        read=layer_reader(loaded.model, request.backend),
+        architecture=architecture_of(config.get_text_config()),
+        prompts=prompts,
+        settings=settings,
+        identity=identity,
+        work=request.work,
+        backend=request.backend,
+    )
+
+
+def _score(console: Console, session: Session) -> None:
+    kept = session.begin()
+    if kept:
+        console.print(f"going on with {kept} of {session.total} layers from {session.work}")
+    with progress_of_layers(console) as progress:
+        task = progress.add_task("search", total=session.total, completed=kept)
+        session.score(on_layer=lambda: progress.advance(task))
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """Hash the first values of every weight: enough to tell models apart."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        values = weight.detach().flatten()[:64].float().cpu()
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _summary(profile: Profile) -> str:
+    said = profile.provenance["calibration"]
+    return (
+        f"cost {said['cost']:.1%} of dense, density {said['density']:.1%},"
+        f" recall {said['recall']:.2%} on the calibration prompts"
+    )
+
+
+def _wins(profile: Profile) -> Table:
+    table = Table("pattern", "heads", box=None, pad_edge=False)
+    counts = Counter(pattern.name for layer in profile.layers for pattern in layer)
+    for name, heads in counts.most_common():
+        table.add_row(name, str(heads))
+    return table

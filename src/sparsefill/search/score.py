@@ -1,0 +1,116 @@
+"""What candidates cost a layer, and what they lose against dense attention on one input.
+
+Memory is that of the layer's own tensors, times a few: recall comes from log-sum-exps, and
+the error after the output projection from d x d products, never from an n x n matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from sparsefill.attention import attend_in_stages
+from sparsefill.index import SparseIndex
+from sparsefill.kernels import Attended, BackendName
+from sparsefill.metrics import density, output_error, recall
+from sparsefill.patterns import Dense, Pattern
+from sparsefill.search.space import dense_keys
+
+KINDS = ("cost", "density", "lost", "error", "added")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """What a layer of a model attends with on one prompt.
+
+    Args:
+        number: of the layer.
+        scale: what scores are multiplied by.
+        projection: weights of the layer's output projection, for each head's output.
+        softcap: bound of the scores, or None.
+        windowed: a sliding window hides keys, so that the layer stays as it is.
+    """
+
+    number: int
+    q: Float[Tensor, "1 h n d"]
+    k: Float[Tensor, "1 g n d"]
+    v: Float[Tensor, "1 g n d"]
+    scale: float
+    projection: Float[Tensor, "o h d"]
+    softcap: float | None = None
+    windowed: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt."""
+        return self.q.shape[2]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """What each candidate costs each head, and what it loses.
+
+    Args:
+        cost: keys read as a share of those that dense attention reads, tiles whole.
+        density: kept share of the causal cells.
+        lost: attention mass not kept, the mean over queries: 1 - recall.
+        error: |output - dense output| / |dense output| of the head itself (L2).
+        added: what the head adds to the relative squared error of the layer's output.
+    """
+
+    cost: Float64[Tensor, "c h"]
+    density: Float64[Tensor, "c h"]
+    lost: Float64[Tensor, "c h"]
+    error: Float64[Tensor, "c h"]
+    added: Float64[Tensor, "c h"]
+
+
+def score_layer(
+    layer: Layer, candidates: Sequence[Sequence[Pattern]], *, backend: BackendName = "auto"
+) -> Scores:
+    """Score candidates (one pattern for each head) on a layer, all heads at once."""
+    dense = _attend(layer, Dense(), backend)[0]
+    energy = _layer_energy(layer, dense.out[0])
+    weight = layer.projection.float()
+    gram = torch.einsum("ohd,ohe->hde", weight, weight)
+    known: dict[tuple[Pattern, ...], dict[str, Tensor]] = {}
+    for candidate in map(tuple, candidates):
+        if candidate in known:
+            continue
+        attended, index = _attend(layer, candidate, backend)
+        missed = (attended.out[0] - dense.out[0]).float()
+        known[candidate] = {
+            "cost": index.key_counts().sum(-1)[0] / dense_keys(layer.tokens),
+            "density": density(index)[0],
+            "lost": (1 - recall(attended.lse, dense.lse)[0].mean(-1)).clamp(min=0),
+            "error": output_error(attended.out, dense.out)[0],
+            "added": (gram * (missed.mT @ missed)).sum((-1, -2)).clamp(min=0) / energy,
+        }
+    rows = [known[tuple(candidate)] for candidate in candidates]
+    return Scores(**{kind: torch.stack([row[kind] for row in rows]).double() for kind in KINDS})
+
+
+def _attend(
+    layer: Layer, pattern: Pattern | Sequence[Pattern], backend: BackendName
+) -> tuple[Attended, SparseIndex]:
+    stages = attend_in_stages(
+        layer.q,
+        layer.k,
+        layer.v,
+        pattern,
+        scale=layer.scale,
+        softcap=layer.softcap,
+        backend=backend,
+    )
+    return stages.attended, stages.sparse_index
+
+
+def _layer_energy(layer: Layer, out: Float[Tensor, "h n d"]) -> Float[Tensor, ""]:
+    """Return the squared norm of the layer's dense output after its projection."""
+    heads = out.float().transpose(0, 1).flatten(1)  # (n, h * d)
+    weight = layer.projection.float().flatten(1)
+    return ((weight @ (heads.mT @ heads)) * weight).sum().clamp(min=1e-30)

@@ -1,0 +1,170 @@
+"""`sparsefill search` on a tiny model: profile, report, resume, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsefill.integrations.transformers.loading import load_model
+from sparsefill.integrations.transformers.reading import read_prompt
+from sparsefill.profile import Profile
+from sparsefill.search import session
+from tests.support.tiny import (
+    PROSE,
+    TINY,
+    assert_refused,
+    read_report,
+    run_cli,
+    save_tiny_llama,
+)
+
+TOKENS = 512
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepare a model and two texts in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_llama(tmp_path / "tiny")
+    Path("one.txt").write_text(PROSE * 20, "utf-8")
+    Path("two.txt").write_text(PROSE[::-1] * 20, "utf-8")
+    return tmp_path
+
+
+def search(*flags: object, **changed: object) -> Any:
+    options: dict[str, object] = {
+        "model": "tiny",
+        "out": "profile.json",
+        "tokens": TOKENS,
+        "budget": 0.5,
+    } | changed
+    parts = [
+        part
+        for name, value in options.items()
+        for part in (f"--{name.replace('_', '-')}", value)
+        if value is not None
+    ]
+    return run_cli("search", *parts, *flags)
+
+
+def test_a_profile_and_its_report(desk: Path):
+    result = search(
+        "--prompts",
+        "one.txt",
+        "--prompts",
+        "synthetic",
+        "--tokens",
+        384,
+        "--held-out",
+        "two.txt",
+        report="out",
+        budgets="model",
+        budget=0.75,
+        combine="worst",
+    )
+    assert result.exit_code == 0, result.output
+    assert "0:00:00" in result.output  # time left
+    profile = Profile.load("profile.json")
+    profile.require(TINY)
+    said = profile.provenance
+    assert [(p["name"], p["tokens"]) for p in said["prompts"]] == [
+        ("one.txt", 512),
+        ("synthetic key-value retrieval, seed 0", 512),
+        ("one.txt", 384),
+        ("synthetic key-value retrieval, seed 0", 384),
+    ]
+    assert said["combine"] == "worst"
+    assert 0.6 < said["calibration"]["cost"] <= 0.75
+    assert "warning" not in result.output
+
+    report = read_report()
+    assert report["profile"] == said
+    assert sum(report["heads"].values()) == 8
+    assert [(p["name"], p["tokens"]) for p in report["held_out"]] == [
+        ("two.txt", 512),
+        ("two.txt", 256),
+    ]
+    for prompt in report["held_out"]:
+        found, default, *uniform = prompt["rows"]
+        assert (found["name"], default["name"]) == ("found", "default")
+        assert {row["pattern"]["pattern"] for row in uniform} == {
+            "a-shape",
+            "vertical-slash",
+            "block-topk",
+        }
+        for row in uniform:
+            # dearer by a block at most: block top-k has no other costs
+            assert found["cost"] - 0.03 <= row["cost"] < found["cost"] + 0.25
+            assert 0 < row["recall"]["mean"] <= 1
+            assert row["output_error"]["mean"] >= 0
+    assert not list(desk.glob("*.search"))
+
+    model, tokenizer, _ = load_model("tiny")
+    ids = tokenizer(PROSE[::-1] * 20, return_tensors="pt").input_ids[:, :TOKENS]
+    run = read_prompt(model, ids, profile, min_length=1, measure_recall=True).run
+    found = report["held_out"][0]["rows"][0]
+    assert run.density == pytest.approx(found["density"], abs=0.02)
+    assert float(run.recall().mean()) == pytest.approx(found["recall"]["mean"], abs=0.05)
+
+
+def test_a_budget_that_no_candidate_meets_is_told(desk: Path):
+    result = search(budget=0.1)
+    assert result.exit_code == 0
+    assert "warning: the cheapest candidates cost 58." in result.output
+
+
+def test_the_same_seed_gives_the_same_file(desk: Path):
+    for name, seed in (("a.json", 7), ("b.json", 7), ("c.json", 8)):
+        assert search(out=name, seed=seed).exit_code == 0
+    a, b, c = (Path(name).read_bytes() for name in ("a.json", "b.json", "c.json"))
+    assert a == b != c
+    assert str(desk).encode() not in a
+
+
+def test_a_killed_command_goes_on(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    real, calls = session.score_layer, []
+
+    def killed_at_the_second(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(session, "score_layer", killed_at_the_second)
+    assert search().exit_code != 0
+    assert not Path("profile.json").exists()
+    assert_refused(search(seed=5), "holds a search with another prompts")
+    resumed = search()
+    assert resumed.exit_code == 0, resumed.output
+    assert "going on with 1 of 2 layers" in resumed.output
+    assert len(calls) == 3
+    assert search(out="whole.json").exit_code == 0
+    assert Path("profile.json").read_bytes() == Path("whole.json").read_bytes()
+
+
+ERRORS: dict[str, tuple[dict[str, object], str]] = {
+    "no-model": ({"model": "none.gguf"}, "no GGUF file at none.gguf"),
+    "no-prompt-file": ({"prompts": "none.txt"}, "no prompt file at none.txt; check --prompts"),
+    "no-held-out-file": ({"held_out": "none.txt"}, "check --held-out"),
+    "too-short": ({"prompts": "one.txt", "tokens": 3000}, "one.txt has only"),
+    "budget-above": ({"budget": 1.5}, "between 0 and 1, got 1.5"),
+    "budget-below": ({"budget": 0}, "between 0 and 1, got 0.0"),
+    "objective": ({"objective": "mass"}, "objective must be one of output, recall, got 'mass'"),
+    "budgets": ({"budgets": "layer"}, "budgets must be one of head, model"),
+    "backend": ({"backend": "fpga"}, "unknown backend 'fpga'"),
+    "out-is-a-folder": ({"out": "tiny"}, "--out must be a file"),
+    "out-in-a-file": ({"out": "one.txt/profile.json"}, "--out must be in a folder"),
+    "report-is-a-file": ({"report": "one.txt"}, "--report must be in a folder"),
+}
+
+
+@pytest.mark.parametrize(("changed", "why"), ERRORS.values(), ids=ERRORS)
+def test_errors(desk: Path, changed: dict[str, object], why: str):
+    assert_refused(search(**changed), why)
+    assert not list(desk.glob("*.search"))
+
+
+def test_held_out_text_must_be_other_text(desk: Path):
+    assert_refused(search(prompts="one.txt", held_out="one.txt"), "--held-out must name other text")
