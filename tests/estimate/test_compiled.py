@@ -25,6 +25,7 @@ from sparsefill.estimate import compiled, vertical_slash
 from sparsefill.estimate.heads import Heads
 from sparsefill.kernels import BackendName
 from tests.support.inputs import random_qkv
+from tests.support.strategies import block_patterns, line_patterns
 
 ISAS = [name for name, available in abi.instruction_sets().items() if available]
 pytestmark = pytest.mark.skipif(not ISAS, reason="no compiled kernels in this installation")
@@ -96,31 +97,14 @@ def test_weights_that_are_too_many_to_keep():
     assert_same_sums(heads, 64)
 
 
-@given(
-    n=st.integers(1, 300),
-    m=st.integers(1, 300),
-    verticals=st.integers(0, 320),
-    slashes=st.integers(1, 320),
-    sink=st.integers(0, 70),
-    window=st.integers(0, 70),
-)
-def test_lines_are_those_of_torch(
-    n: int, m: int, verticals: int, slashes: int, sink: int, window: int
-):
-    pattern = VerticalSlash(verticals=verticals, slashes=slashes, sink=sink, window=window)
+@given(n=st.integers(1, 300), m=st.integers(1, 300), pattern=line_patterns(320))
+def test_lines_are_those_of_torch(n: int, m: int, pattern: VerticalSlash):
     assert_same_cells(pattern, n, m)
 
 
-@given(
-    n=st.integers(1, 300),
-    m=st.integers(1, 300),
-    blocks=st.integers(1, 6),
-    block=st.sampled_from([64, 128, 192]),
-    sink=st.integers(0, 150),
-    window=st.integers(1, 150),
-)
-def test_blocks_are_those_of_torch(n: int, m: int, blocks: int, block: int, sink: int, window: int):
-    assert_same_cells(BlockTopK(blocks=blocks, block=block, sink=sink, window=window), n, m)
+@given(n=st.integers(1, 300), m=st.integers(1, 300), pattern=block_patterns())
+def test_blocks_are_those_of_torch(n: int, m: int, pattern: BlockTopK):
+    assert_same_cells(pattern, n, m)
 
 
 def assert_same_cells(pattern: VerticalSlash | BlockTopK, n: int, m: int) -> None:

@@ -173,3 +173,25 @@ def _spaced(rng: random.Random, first: int, end: int) -> list[int]:
             places.append(first)
         first += TILE + rng.choice([0, 0, 1, rng.randrange(90)])
     return places
+
+
+def line_patterns(most: int) -> st.SearchStrategy[VerticalSlash]:
+    """Draw budgets of lines, forced ones inside or beyond them."""
+    return st.builds(
+        VerticalSlash,
+        verticals=st.integers(0, most),
+        slashes=st.integers(1, most),
+        sink=st.integers(0, 70),
+        window=st.integers(0, 70),
+    )
+
+
+def block_patterns() -> st.SearchStrategy[BlockTopK]:
+    """Draw budgets and sizes of blocks, forced ones inside or beyond them."""
+    return st.builds(
+        BlockTopK,
+        blocks=st.integers(1, 6),
+        block=st.sampled_from([64, 128, 192]),
+        sink=st.integers(0, 150),
+        window=st.integers(1, 150),
+    )

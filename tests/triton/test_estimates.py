@@ -17,9 +17,11 @@ from sparsefill.estimate.heads import Heads, estimate_heads
 from sparsefill.estimate.triton import select
 from sparsefill.index import NEVER
 from tests.support.inputs import far_apart, random_qkv
+from tests.support.strategies import block_patterns, line_patterns
 
 kernels = importlib.import_module("sparsefill.estimate.triton")
 
+LEFT = st.sampled_from([0.0, 0.7, 1.0])  # share of the last sequence that is no padding
 LENGTHS = [(1, 1), (64, 64), (63, 65), (200, 333), (300, 100)]
 
 
@@ -123,36 +125,14 @@ def listed(index: SparseIndex, entries: str, counts: str) -> torch.Tensor:
 
 
 @settings(max_examples=15)
-@given(
-    n=st.integers(1, 200),
-    m=st.integers(1, 200),
-    verticals=st.integers(0, 220),
-    slashes=st.integers(1, 220),
-    sink=st.integers(0, 70),
-    window=st.integers(0, 70),
-    left=st.sampled_from([0.0, 0.7, 1.0]),
-)
-def test_lines_are_those_of_torch(
-    n: int, m: int, verticals: int, slashes: int, sink: int, window: int, left: float
-):
-    pattern = VerticalSlash(verticals=verticals, slashes=slashes, sink=sink, window=window)
+@given(n=st.integers(1, 200), m=st.integers(1, 200), pattern=line_patterns(220), left=LEFT)
+def test_lines_are_those_of_torch(n: int, m: int, pattern: VerticalSlash, left: float):
     assert_same_cells(pattern, heads_of(n=n, m=m, d=16, left=left))
 
 
 @settings(max_examples=15)
-@given(
-    n=st.integers(1, 300),
-    m=st.integers(1, 300),
-    blocks=st.integers(1, 6),
-    block=st.sampled_from([64, 128, 192]),
-    sink=st.integers(0, 150),
-    window=st.integers(1, 150),
-    left=st.sampled_from([0.0, 0.7, 1.0]),
-)
-def test_blocks_are_those_of_torch(
-    n: int, m: int, blocks: int, block: int, sink: int, window: int, left: float
-):
-    pattern = BlockTopK(blocks=blocks, block=block, sink=sink, window=window)
+@given(n=st.integers(1, 300), m=st.integers(1, 300), pattern=block_patterns(), left=LEFT)
+def test_blocks_are_those_of_torch(n: int, m: int, pattern: BlockTopK, left: float):
     assert_same_cells(pattern, heads_of(n=n, m=m, d=16, left=left))
 
 

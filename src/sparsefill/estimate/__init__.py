@@ -33,6 +33,10 @@ BACKENDS = (
     *("triton", *(f"triton-{variant}" for variant in get_args(gpu.Variant))),
     *("cpu", *(f"cpu-{isa}" for isa in abi.ISAS)),
 )
+KERNELS = {  # by backend, the fastest first
+    "triton": "sparsefill.estimate.triton",
+    "cpu": "sparsefill.estimate.compiled",
+}
 
 
 def estimate(
@@ -105,13 +109,12 @@ def _implementation(
     """Resolve a backend to: kernels, or None for torch operations, and the instruction set."""
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; use one of {', '.join(BACKENDS)}")
-    name, _, isa = backend.partition("-")
-    refused = {"triton": gpu.refusal(q), "cpu": abi.refusal(q, isa or None)}
-    if refused.get(name) is not None:
-        raise UnsupportedError(f"{backend} backend {refused[name]}; pass backend='torch'")
-    served = (own for own in refused if refused[own] is None)
-    chosen = next(served, None) if name == "auto" else name
-    if chosen not in refused:
-        return None, None
-    module = "sparsefill.estimate.triton" if chosen == "triton" else "sparsefill.estimate.compiled"
-    return cast("EstimateKernels", importlib.import_module(module)), isa or None
+    name, _, variant = backend.partition("-")
+    isa = variant or None if name == "cpu" else None
+    for own in KERNELS if name == "auto" else KERNELS.keys() & {name}:
+        refusal = gpu.refusal(q) if own == "triton" else abi.refusal(q, isa)
+        if refusal is None:
+            return cast("EstimateKernels", importlib.import_module(KERNELS[own])), isa
+        if name != "auto":
+            raise UnsupportedError(f"{backend} backend {refusal}; pass backend='torch'")
+    return None, None

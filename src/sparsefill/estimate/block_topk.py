@@ -36,8 +36,7 @@ def estimate_block_topk(
     """Keep the best `blocks` key blocks of each block of queries (one block size)."""
     if heads.kernels is not None:
         return heads.kernels.block_topk(patterns, heads)
-    longest = -(-max(heads.n, heads.m) // TILE) * TILE
-    block = min(first.block, longest)  # a longer block would only add padding
+    block = heads.useful_block(first.block)
     blocks = choose_blocks(patterns, heads, block)
     per_block = block // TILE
     row_block = torch.arange(-(-heads.n // TILE), device=heads.device)

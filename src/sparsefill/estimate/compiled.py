@@ -71,8 +71,7 @@ def line_sums(
 
 def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
     """Keep the best key blocks of each block of queries (one block size)."""
-    longest = -(-max(heads.n, heads.m) // TILE) * TILE
-    block = min(patterns[0].block, longest)  # a longer block would only add padding
+    block = heads.useful_block(patterns[0].block)
     layer, x = _layer(heads), heads.x
     blocks = (abi.Blocks * x)(
         *(

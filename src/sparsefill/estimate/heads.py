@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsefill.index import SparseIndex
 from sparsefill.patterns import BlockTopK, Pattern, VerticalSlash
+from sparsefill.tile import TILE
 
 Entries = tuple[Int[Tensor, "b x _"], Int[Tensor, "b x"]]  # ascending values and their counts
 Further = tuple[Int[Tensor, "b x _"], Int[Tensor, " _"]]  # row_ptr and tile_starts
@@ -92,6 +93,10 @@ class Heads:
     def shift(self) -> Int32[Tensor, " b"]:
         """Key position of each sequence's first query."""
         return self.key_lengths - self.query_lengths
+
+    def useful_block(self, block: int) -> int:
+        """Return a block size that is not longer than the layer: more would only be padding."""
+        return min(block, -(-max(self.n, self.m) // TILE) * TILE)
 
     def per_head(self, patterns: Sequence[Pattern], field: str) -> Int64[Tensor, " x"]:
         """Collect one integer field of the members' patterns."""

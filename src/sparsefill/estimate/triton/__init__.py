@@ -91,8 +91,7 @@ def line_sums(patterns: Sequence[VerticalSlash], heads: Heads) -> Float[Tensor, 
 
 def block_topk(patterns: Sequence[BlockTopK], heads: Heads) -> SparseIndex:
     """Keep the best key blocks of each block of queries (one block size)."""
-    longest = -(-max(heads.n, heads.m) // TILE) * TILE
-    block = min(patterns[0].block, longest)  # a longer block would only add padding
+    block = heads.useful_block(patterns[0].block)
     with launched_on(heads.device):
         kept, counts = choose_blocks(patterns, heads, block)
         row_ptr = _row_ptr(counts, heads, block)

@@ -87,7 +87,7 @@ def attend_planned(
     variant: Variant | None,
 ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
     """Attend by one program for each row block of each query head."""
-    b, h, n, d = q.shape
+    b, h, _, d = q.shape
     settings = settings_for(d, variant)
     q, k, v = (readable(t, descriptors=settings.descriptors) for t in (q, k, v))
     out, lse = empty_results(q)
@@ -98,11 +98,7 @@ def attend_planned(
         out, *strides_of(out),
         lse,
         *_descriptors(k, settings), *_descriptors(v, settings),
-        index.query_lengths, index.key_lengths,
-        index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
-        plan.rows, plan.covered,
-        n, index.row_blocks, index.slash_tiles.shape[-1], index.column_indices.shape[-1],
-        plan.covered.shape[-1], plan.steps,
+        *index_arguments(index, plan),
         *maths,
         H=h, G=k.shape[1], X=index.x, D=d, D0=settings.parts[0], D1=settings.parts[1],
         **lists_there(index),
@@ -162,6 +158,17 @@ def empty_results(
     b, h, n, d = q.shape
     out = torch.empty(b, n, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
     return out, torch.empty(b, h, n, dtype=torch.float32, device=q.device)
+
+
+def index_arguments(index: SparseIndex, plan: Plan) -> tuple[Tensor | int | None, ...]:
+    """Return lengths, lists, plan and sizes in the order in which both attend kernels take them."""
+    return (
+        index.query_lengths, index.key_lengths,
+        index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
+        plan.rows, plan.covered,
+        index.n, index.row_blocks, index.slash_tiles.shape[-1], index.column_indices.shape[-1],
+        plan.covered.shape[-1], plan.steps,
+    )  # fmt: skip
 
 
 def lists_there(index: SparseIndex) -> dict[str, bool]:

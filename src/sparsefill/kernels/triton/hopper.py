@@ -15,7 +15,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from sparsefill.gpu import describable_strides, readable, strides_of
 from sparsefill.index import SparseIndex
-from sparsefill.kernels.triton import Plan, empty_results, lists_there
+from sparsefill.kernels.triton import Plan, empty_results, index_arguments, lists_there
 from sparsefill.kernels.triton.hopper_kernel import hopper_kernel
 from sparsefill.tile import TILE
 
@@ -55,11 +55,7 @@ def attend_on_hopper(
         v, *strides_of(v),
         out, *strides_of(out),
         lse,
-        index.query_lengths, index.key_lengths,
-        index.slash_tiles, index.column_indices, index.row_ptr, index.tile_starts,
-        plan.rows, plan.covered,
-        index.n, index.row_blocks, index.slash_tiles.shape[-1], index.column_indices.shape[-1],
-        plan.covered.shape[-1], plan.steps,
+        *index_arguments(index, plan),
         *maths,
         H=h, G=k.shape[1], X=index.x, D=d,
         **lists_there(index),
