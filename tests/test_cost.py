@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefill import AShape, BlockTopK, Dense, TriShape, VerticalSlash, estimate
+from sparsefill import AShape, BlockTopK, Dense, FixedSlash, TriShape, VerticalSlash, estimate
 from sparsefill.cost import COSTS, break_even, dense_cost, dense_where_cheaper, sparse_cost
 from sparsefill.patterns import Pattern
 from sparsefill.tile import TILE
@@ -17,6 +17,7 @@ PATTERNS = [
     AShape(sink=64, window=512),
     TriShape(sink=64, window=512, last=100),
     VerticalSlash(verticals=500, slashes=200),
+    FixedSlash(offsets=(0, 50, 300, 400, 1000), verticals=500),
     BlockTopK(blocks=8),
 ]
 

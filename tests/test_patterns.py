@@ -27,6 +27,17 @@ REFUSED: dict[str, tuple[Any, str]] = {  # what is wrong: the data, and what is 
         "AShape.sink must be .* 0, got -1; pass sink=0",
     ),
     "no-window": ({"pattern": "a-shape", "window": 0}, "AShape.window must be .* 1, got 0"),
+    "offsets-from-1": (
+        {"pattern": "fixed-slash", "offsets": [1, 64]},
+        "ascending distances from 0",
+    ),
+    "offsets-twice": ({"pattern": "fixed-slash", "offsets": [0, 5, 5]}, "each once"),
+    "offsets-down": ({"pattern": "fixed-slash", "offsets": [0, 9, 5]}, "ascending"),
+    "offsets-empty": ({"pattern": "fixed-slash", "offsets": []}, "from 0 on"),
+    "offsets-huge": ({"pattern": "fixed-slash", "offsets": [0, 2**31]}, "below 2.31"),
+    "offsets-words": ({"pattern": "fixed-slash", "offsets": [0, "9"]}, "ascending distances"),
+    "offsets-true": ({"pattern": "fixed-slash", "offsets": [0, True]}, "ascending distances"),
+    "offsets-number": ({"pattern": "fixed-slash", "offsets": 0}, "ascending distances"),
     "no-last": ({"pattern": "tri-shape", "last": 0}, "TriShape.last must be .* 1, got 0"),
     "no-probe": ({"pattern": "vertical-slash", "probe": 0}, "probe must be .* 1, got 0"),
     "no-lines": (
@@ -102,7 +113,11 @@ def test_text_is_read_as_people_type_it(text: str, pattern: Pattern):
 def test_json_and_text_lose_nothing(pattern: Pattern):
     data = to_dict(pattern)
     assert from_dict(json.loads(json.dumps(data))) == pattern
-    fields = ",".join(f"{name}={value}" for name, value in data.items() if name != "pattern")
+    typed = {
+        name: "/".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in data.items()
+    }
+    fields = ",".join(f"{name}={value}" for name, value in typed.items() if name != "pattern")
     assert parse_pattern(f"{pattern.name}:{fields}") == pattern
 
 

@@ -17,7 +17,15 @@ from sparsefill.errors import (
 from sparsefill.estimate import estimate
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, attend
-from sparsefill.patterns import AShape, BlockTopK, Dense, Pattern, TriShape, VerticalSlash
+from sparsefill.patterns import (
+    AShape,
+    BlockTopK,
+    Dense,
+    FixedSlash,
+    Pattern,
+    TriShape,
+    VerticalSlash,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -26,6 +34,7 @@ __all__ = [
     "Attended",
     "BlockTopK",
     "Dense",
+    "FixedSlash",
     "InputError",
     "Pattern",
     "PatternError",

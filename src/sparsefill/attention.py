@@ -81,7 +81,7 @@ def attend_in_stages(
     q: Float[Tensor, "b h n d"],
     k: Float[Tensor, "b g m d"],
     v: Float[Tensor, "b g m d"],
-    pattern: Pattern | Sequence[Pattern],
+    pattern: Pattern | Sequence[Pattern] | SparseIndex,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -93,6 +93,8 @@ def attend_in_stages(
     """Do what `sparse_attention` does, and return the index, the LSE and the times.
 
     Args:
+        pattern: one for all query heads, one for each of them, or what an estimate gave for
+            these lengths.
         clock: reads the time in seconds; on an accelerator it should wait for the
             device first.
     """
@@ -104,16 +106,18 @@ def attend_in_stages(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_maths(scale, softcap)
     started = clock()
-    index = estimate(
-        pattern,
-        q,
-        k,
-        scale=scale,
-        softcap=softcap,
-        query_lengths=queries,
-        key_lengths=keys,
-        backend=backend,
-    )
+    index = pattern
+    if not isinstance(index, SparseIndex):
+        index = estimate(
+            index,
+            q,
+            k,
+            scale=scale,
+            softcap=softcap,
+            query_lengths=queries,
+            key_lengths=keys,
+            backend=backend,
+        )
     estimated = clock()
     attended = attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)
     return Stages(attended, index, estimated - started, clock() - estimated)

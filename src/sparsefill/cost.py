@@ -18,6 +18,7 @@ from sparsefill.patterns import (
     AShape,
     BlockTopK,
     Dense,
+    FixedSlash,
     Pattern,
     TriShape,
     VerticalSlash,
@@ -92,7 +93,7 @@ def sparse_cost(pattern: Pattern, n: int, m: int, costs: Costs) -> float:
     there = _tiles_there(n, m)
     tiles = float(np.minimum(_kept_tiles(pattern, there, m), there).sum())
     estimate = 0.0
-    if isinstance(pattern, VerticalSlash):
+    if isinstance(pattern, (VerticalSlash, FixedSlash)):
         estimate = costs.probe_tile * -(-m // TILE) * -(-min(pattern.probe, n) // TILE)
     elif isinstance(pattern, BlockTopK):
         rows = -(-n // pattern.block) + -(-m // pattern.block)
@@ -170,10 +171,32 @@ def _kept_tiles(pattern: Pattern, there: np.ndarray, m: int) -> np.ndarray:
         window = min(pattern.window, pattern.slashes)
         scattered = (pattern.slashes - window) / SLASHES_PER_TILE * reached
         slashes = np.minimum(there, _window_tiles(window) + scattered)
-        columns = max(pattern.verticals, pattern.sink) / TILE * reached
-        return slashes + columns * (1 - slashes / np.maximum(there, 1))
+        return _with_columns(pattern, slashes, there, m)
+    if isinstance(pattern, FixedSlash):
+        slashes = np.searchsorted(_tiles_of(pattern.offsets), there * TILE)
+        return _with_columns(pattern, slashes, there, m)
     assert isinstance(pattern, BlockTopK)
     return np.full(len(there), pattern.blocks * pattern.block / TILE)
+
+
+def _with_columns(
+    pattern: VerticalSlash | FixedSlash, slashes: np.ndarray, there: np.ndarray, m: int
+) -> np.ndarray:
+    """Add the columns that a row block has reached and that no tile covers."""
+    columns = max(pattern.verticals, pattern.sink) / TILE * np.minimum(1.0, there * TILE / m)
+    return slashes + columns * (1 - slashes / np.maximum(there, 1))
+
+
+@functools.lru_cache(maxsize=4096)
+def _tiles_of(offsets: tuple[int, ...]) -> np.ndarray:
+    """List the offsets of the tiles that slashes merge to, as `merge_slashes` merges them."""
+    tiles: list[int] = []
+    for offset in offsets:
+        if not tiles or offset > tiles[-1] + TILE:
+            tiles.append(offset)
+        elif offset > tiles[-1]:
+            tiles.append(tiles[-1] + TILE)
+    return np.array(tiles)
 
 
 def _window_tiles(window: int) -> int:

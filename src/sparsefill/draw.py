@@ -20,6 +20,7 @@ COLOURS = {  # one per pattern, in figures, documents and the terminal
     "a-shape": "#0072b2",
     "tri-shape": "#009e73",
     "vertical-slash": "#d55e00",
+    "fixed-slash": "#e69f00",
     "block-topk": "#cc79a7",
 }
 COLUMN_COLOUR = "#111827"  # of single key columns, beside tiles in their pattern's colour

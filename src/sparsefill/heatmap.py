@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from sparsefill.draw import COLOURS, check_ending, new_figure, save_figure
-from sparsefill.patterns import AShape, BlockTopK, Pattern, TriShape, VerticalSlash
+from sparsefill.patterns import AShape, BlockTopK, FixedSlash, Pattern, TriShape, VerticalSlash
 from sparsefill.profile import NOT_SEARCHED, Profile
 
 LETTERS = {  # one per pattern, for the terminal
@@ -15,6 +15,7 @@ LETTERS = {  # one per pattern, for the terminal
     "a-shape": "A",
     "tri-shape": "T",
     "vertical-slash": "V",
+    "fixed-slash": "F",
     "block-topk": "B",
 }
 NUMBERED = 48  # layers or heads up to which a cell has room for its number
@@ -32,6 +33,8 @@ def budget(pattern: Pattern) -> int | None:
         return pattern.sink + pattern.window
     if isinstance(pattern, VerticalSlash):
         return max(pattern.verticals, pattern.sink) + max(pattern.slashes, pattern.window)
+    if isinstance(pattern, FixedSlash):
+        return max(pattern.verticals, pattern.sink) + len(pattern.offsets)
     if isinstance(pattern, BlockTopK):
         return pattern.blocks * pattern.block
     return None
@@ -58,7 +61,7 @@ def summarise(profile: Profile) -> dict[str, str]:
     for name, count in Counter(pattern.name for pattern in every).most_common():
         sizes = sorted({budget(p) or 0 for p in every if p.name == name})
         span = " to ".join(map(short, dict.fromkeys((sizes[0], sizes[-1]))))
-        unit = "keys and lines" if name == VerticalSlash.name else "keys"
+        unit = "keys and lines" if name in (VerticalSlash.name, FixedSlash.name) else "keys"
         asked = "every key" if sizes == [0] else f"{span} {unit}"
         found[name] = f"{name}: {count} heads ({count / len(every):.0%}), {asked}"
     return found

@@ -130,6 +130,43 @@ class VerticalSlash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FixedSlash:
+    """Keep given diagonals, and the key columns that the last queries attend to most.
+
+    Which distances a head attends to hardly changes with the prompt, which keys does: the
+    diagonals of a vertical-slash head may be found once, offline (`sparsefill search
+    --slashes fixed`).
+
+    Args:
+        offsets: distances to keep, ascending from 0 on.
+        verticals: how many key columns to keep.
+        probe: how many trailing queries the estimate looks at.
+        sink: how many first columns are always kept.
+
+    Example:
+        >>> FixedSlash(offsets=(0, 64, 900), verticals=500).probe
+        64
+    """
+
+    name: ClassVar[str] = "fixed-slash"
+    offsets: tuple[int, ...] = (0, 64)
+    verticals: int = 1000
+    probe: int = 64
+    sink: int = 30
+
+    def __post_init__(self) -> None:
+        _require(self, {"verticals": 0, "probe": 1, "sink": 0})
+        good = isinstance(self.offsets, tuple) and all(
+            type(offset) is int and offset < 2**31 for offset in self.offsets
+        )
+        if not good or list(self.offsets) != sorted({0, *self.offsets}):
+            raise PatternError(
+                "FixedSlash.offsets must be ascending distances from 0 on, each once and below"
+                f" 2^31, got {reprlib.repr(self.offsets)}; pass offsets=(0, 64) or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockTopK:
     """Keep, for each block of queries, the key blocks with the best mean-pooled score.
 
@@ -164,10 +201,10 @@ class BlockTopK:
             )
 
 
-Pattern: TypeAlias = Union[Dense, AShape, TriShape, VerticalSlash, BlockTopK]
+Pattern: TypeAlias = Union[Dense, AShape, TriShape, VerticalSlash, FixedSlash, BlockTopK]
 
 PATTERNS: dict[str, type[Pattern]] = {
-    kind.name: kind for kind in (Dense, AShape, TriShape, VerticalSlash, BlockTopK)
+    kind.name: kind for kind in (Dense, AShape, TriShape, VerticalSlash, FixedSlash, BlockTopK)
 }
 
 
@@ -191,7 +228,11 @@ def from_dict(data: dict[str, Any]) -> Pattern:
     if not isinstance(data, dict) or "pattern" not in data:
         shown = reprlib.repr(data)
         raise PatternError(f'a pattern must be an object with a "pattern" key, got {shown}')
-    fields = {key: value for key, value in data.items() if key != "pattern"}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+        for key, value in data.items()
+        if key != "pattern"
+    }
     kind = PATTERNS.get(data["pattern"]) if isinstance(data["pattern"], str) else None
     if kind is None:
         raise PatternError(
@@ -209,15 +250,21 @@ def from_dict(data: dict[str, Any]) -> Pattern:
 def parse_pattern(text: str) -> Pattern:
     """Read a pattern as people type it: `name` or `name:field=value,field=value`.
 
+    A list of integers is written with slashes.
+
     Example:
         >>> parse_pattern("a-shape:sink=4,window=256")
         AShape(sink=4, window=256)
+        >>> parse_pattern("fixed-slash:offsets=0/64").offsets
+        (0, 64)
     """
     name, _, rest = text.partition(":")
     data: dict[str, Any] = {"pattern": name.strip()}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         field, equals, value = item.partition("=")
-        if not equals or not re.fullmatch(r"-?[0-9]+", value.strip()):
+        if not equals or not re.fullmatch(r"-?[0-9]+(/[0-9]+)*", value.strip()):
             raise PatternError(f"expected field=integer in {text!r}, got {item!r}")
-        data[field.strip()] = int(value)
+        numbers = [int(number) for number in value.split("/")]
+        listed = len(numbers) > 1 or field.strip() == "offsets"
+        data[field.strip()] = numbers if listed else numbers[0]
     return from_dict(data)

@@ -106,15 +106,18 @@ class Profile:
             "schema": SCHEMA,
             "architecture": asdict(self.architecture),
             "provenance": self.provenance,
-            "patterns": [to_dict(pattern) for pattern in distinct],
         }
         try:
             head = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ProfileError(f"the provenance of a profile must be JSON: {error}") from error
+        patterns = _rows([to_dict(pattern) for pattern in distinct])
         layers = _rows([[number[p] for p in layer] for layer in self.layers])
         scores = "null" if self.scores is None else _rows(self.scores)
-        return head.removesuffix("\n}") + f',\n "layers": {layers},\n "scores": {scores}\n}}\n'
+        return (
+            head.removesuffix("\n}")
+            + f',\n "patterns": {patterns},\n "layers": {layers},\n "scores": {scores}\n}}\n'
+        )
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "profile") -> Profile:
@@ -197,9 +200,9 @@ def default_profile(architecture: Architecture) -> Profile:
     return Profile.uniform(DEFAULT_PATTERN, architecture)
 
 
-def _rows(rows: Sequence[Sequence[int | float]]) -> str:
-    """Write a list of rows as JSON, each on its line."""
-    return "[\n  " + ",\n  ".join(json.dumps(list(row)) for row in rows) + "\n ]"
+def _rows(rows: Sequence[Sequence[int | float] | dict[str, Any]]) -> str:
+    """Write a list as JSON, each item on its line."""
+    return "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
 
 
 def _list(value: object, what: str) -> Sequence[Any]:

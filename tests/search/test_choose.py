@@ -40,8 +40,9 @@ def test_budgets_of_a_model(objective, kind, cost, loss, budget, best):
 
 def test_budgets_of_heads_look_at_loss_alone():
     scores = scores_of(cost=[0.31, 0.3, 0.29], error=[0.2, 0.1, 0.3], lost=[0.1, 0.2, 0.3])
-    assert Choice(objective="output").choose([scores], 0.3).tolist() == [[1]]
-    assert Choice(objective="recall").choose([scores], 0.3).tolist() == [[0]]
+    for objective, best in (("output", 1), ("recall", 0)):
+        choice = Choice(objective=objective, budgets="head")
+        assert choice.choose([scores], 0.3).tolist() == [[best]]
 
 
 def test_budgets_of_a_model_look_at_recall_where_output_hardly_differs():
@@ -55,7 +56,7 @@ def test_worst_and_mean_of_prompts():
     steady = scores_of(error=[0.5, 0.0], cost=[0.2, 0.2])
     shaky = scores_of(error=[0.5, 0.9], cost=[0.4, 0.4])
     for combine, best in (("mean", 1), ("worst", 0)):
-        choice = Choice(combine=combine)
+        choice = Choice(combine=combine, budgets="head")
         both = choice.together([steady, shaky])
         assert choice.choose([both], 0.3).tolist() == [[best]]
         assert torch.allclose(both.cost, torch.tensor(0.3).double())

@@ -37,8 +37,10 @@ def search(*flags: object, **changed: object) -> Any:
     options: dict[str, object] = {
         "model": "tiny",
         "out": "profile.json",
+        "prompts": "synthetic",
         "tokens": TOKENS,
         "budget": 0.5,
+        "budgets": "head",
     } | changed
     parts = [
         part
@@ -52,13 +54,12 @@ def search(*flags: object, **changed: object) -> Any:
 def test_a_profile_and_its_report(desk: Path):
     result = search(
         "--prompts",
-        "one.txt",
-        "--prompts",
         "synthetic",
         "--tokens",
         384,
         "--held-out",
         "two.txt",
+        prompts="one.txt",
         report="out",
         budgets="model",
         budget=0.75,
@@ -87,8 +88,18 @@ def test_a_profile_and_its_report(desk: Path):
         ("two.txt", 256),
     ]
     for prompt in report["held_out"]:
-        found, default, *uniform = prompt["rows"]
-        assert (found["name"], default["name"]) == ("found", "default")
+        rows = {row["name"]: row for row in prompt["rows"]}
+        found, uniform = rows["found"], [row for row in prompt["rows"] if row["pattern"]]
+        assert list(rows)[:4] == [
+            "found",
+            "found, slashes fixed",
+            "default",
+            "found, static indices",
+        ]
+        fixed, static = rows["found, slashes fixed"], rows["found, static indices"]
+        assert fixed["cost"] == pytest.approx(found["cost"], abs=0.1)
+        assert static["cost"] == pytest.approx(found["cost"], abs=0.1)
+        assert static["recall"]["mean"] < found["recall"]["mean"]
         assert {row["pattern"]["pattern"] for row in uniform} == {
             "a-shape",
             "vertical-slash",
@@ -107,6 +118,42 @@ def test_a_profile_and_its_report(desk: Path):
     found = report["held_out"][0]["rows"][0]
     assert run.density == pytest.approx(found["density"], abs=0.02)
     assert float(run.recall().mean()) == pytest.approx(found["recall"]["mean"], abs=0.05)
+
+
+def test_slashes_may_be_fixed(desk: Path):
+    result = search(slashes="fixed", tokens=768, budgets="model", report="out", prompts="one.txt")
+    assert result.exit_code == 0, result.output
+    profile = Profile.load("profile.json")
+    assert profile.provenance["slashes"] == "fixed"
+    names = {pattern.name for layer in profile.layers for pattern in layer}
+    assert "fixed-slash" in names
+    assert "vertical-slash" not in names
+    for prompt in read_report()["held_out"]:
+        assert "found, slashes fixed" not in [row["name"] for row in prompt["rows"]]
+    assert "fixed" not in str(search(out="other.json").output)
+
+
+def test_a_novel_is_read_unless_prompts_are_given(desk: Path):
+    assert search(prompts=None, budget=0.7).exit_code == 0
+    prompts = Profile.load("profile.json").provenance["prompts"]
+    assert [p["name"].partition(",")[0] for p in prompts] == [
+        "Northanger Abbey",
+        "synthetic key-value retrieval",
+    ]
+    assert search(prompts="novel", budget=0.7).exit_code == 0
+    assert len(Profile.load("profile.json").provenance["prompts"]) == 1
+
+
+def test_a_prompt_longer_than_the_novel_is_synthetic(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    from sparsefill.cli import search as command
+
+    monkeypatch.setattr(command, "novel", lambda name="persuasion": PROSE[:300])
+    result = search(prompts=None)
+    assert result.exit_code == 0
+    assert "Northanger Abbey has only" in result.output
+    assert "searching on synthetic prompts alone" in result.output
+    assert len(Profile.load("profile.json").provenance["prompts"]) == 1
+    assert_refused(search(prompts="novel"), "Northanger Abbey has only")
 
 
 def test_a_budget_that_no_candidate_meets_is_told(desk: Path):
@@ -153,6 +200,7 @@ ERRORS: dict[str, tuple[dict[str, object], str]] = {
     "budget-below": ({"budget": 0}, "between 0 and 1, got 0.0"),
     "objective": ({"objective": "mass"}, "objective must be one of output, recall, got 'mass'"),
     "budgets": ({"budgets": "layer"}, "budgets must be one of head, model"),
+    "slashes": ({"slashes": "none"}, "slashes must be one of online, fixed, got 'none'"),
     "backend": ({"backend": "fpga"}, "unknown backend 'fpga'"),
     "out-is-a-folder": ({"out": "tiny"}, "--out must be a file"),
     "out-in-a-file": ({"out": "one.txt/profile.json"}, "--out must be in a folder"),

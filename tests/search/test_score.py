@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_metrics():
 
 def test_what_heads_add_is_what_reaches_the_next_layer():
     layer = random_layer(N)
-    patterns = [Dense(), Dense(), BlockTopK(blocks=3), Dense()]
+    patterns = (Dense(), Dense(), BlockTopK(blocks=3), Dense())
     scores = score_layer(layer, [patterns])
     outs = [
         attend(layer.q, layer.k, layer.v, estimate(own, layer.q, layer.k)).out[0]
@@ -59,7 +59,7 @@ def test_what_heads_add_is_what_reaches_the_next_layer():
 )
 def test_each_family_wins_what_was_made_for_it(kind: str, family: type, objective):
     layer = planted_layer(kind)
-    settings = Settings(budget=0.4, choice=Choice(objective=objective))
+    settings = Settings(budget=0.4, choice=Choice(objective=objective, budgets="head"))
     candidates = settings.candidates(layer, "auto")
     scores = score_layer(layer, candidates)
     assert float(scores.cost.max() / scores.cost.min()) < 1.02

@@ -20,7 +20,7 @@ from tests.support.layers import D, random_layer
 LAYERS, N = 3, 640
 SHAPE = Architecture(layers=LAYERS, heads=4, kv_heads=2, head_dim=D)
 FEW = tuple(PAPER[i] for i in (0, 3, 5))
-HEAD = Settings(budget=0.5, seeds=FEW)
+HEAD = Settings(budget=0.5, choice=Choice(budgets="head"), seeds=FEW)
 MODEL = Settings(budget=0.6, choice=Choice(budgets="model"), levels=(0.5, 0.75), seeds=FEW)
 
 

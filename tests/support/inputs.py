@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsefill import AShape, BlockTopK, Dense, Pattern, TriShape, VerticalSlash
+from sparsefill import AShape, BlockTopK, Dense, FixedSlash, Pattern, TriShape, VerticalSlash
 
 STRENGTH = 8.0  # what is planted scores 64 / sqrt(d) more than the rest: e**11 for d = 32
 
@@ -19,6 +19,7 @@ PATTERNS: dict[str, Pattern] = {  # sized for a few hundred tokens
     "a-shape": AShape(sink=3, window=70),
     "tri-shape": TriShape(sink=2, window=30, last=70),
     "vertical-slash": VerticalSlash(verticals=9, slashes=6, probe=20, sink=2, window=3),
+    "fixed-slash": FixedSlash(offsets=(0, 20, 64, 150), verticals=9, probe=20, sink=2),
     "block-topk": BlockTopK(blocks=3),
     "block-topk-128": BlockTopK(blocks=2, block=128, sink=0),
 }

@@ -17,6 +17,7 @@ from sparsefill import (
     AShape,
     BlockTopK,
     Dense,
+    FixedSlash,
     Pattern,
     SparseIndex,
     TriShape,
@@ -95,6 +96,13 @@ def patterns() -> st.SearchStrategy[Pattern]:
             probe=many,
             sink=few,
             window=st.integers(1, 70),
+        ),
+        st.builds(
+            FixedSlash,
+            offsets=st.sets(st.integers(1, 300), max_size=9).map(lambda o: (0, *sorted(o))),
+            verticals=st.integers(0, 40),
+            probe=many,
+            sink=few,
         ),
         st.builds(
             BlockTopK,

@@ -217,7 +217,10 @@ def search(
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="a text file, or synthetic: key-value retrieval; may be repeated"),
+        typer.Option(
+            help="a text file; synthetic: key-value retrieval; novel: Northanger Abbey. May be"
+            " repeated; novel and synthetic if left out"
+        ),
     ] = None,
     tokens: Annotated[
         list[int] | None, typer.Option(min=256, help="length of each prompt; may be repeated")
@@ -229,11 +232,14 @@ def search(
         str, typer.Option(help="output: least error of the output; recall: most mass kept")
     ] = "output",
     budgets: Annotated[
-        str, typer.Option(help="head: the same cost for each; model: where it saves most")
-    ] = "head",
+        str, typer.Option(help="model: cost goes where it saves most; head: the same for each")
+    ] = "model",
     combine: Annotated[
         str, typer.Option(help="what counts of several prompts: mean, or the worst")
     ] = "mean",
+    slashes: Annotated[
+        str, typer.Option(help="online: diagonals are found on each prompt; fixed: found now")
+    ] = "online",
     report: Annotated[
         Path | None, typer.Option(help="folder for report.json, the check on held-out text")
     ] = None,
@@ -257,12 +263,13 @@ def search(
             Request(
                 out=out,
                 model=model,
-                prompts=prompts or ["synthetic"],
+                prompts=prompts,
                 tokens=tokens or [8192],
                 budget=budget,
                 objective=objective,
                 budgets=budgets,
                 combine=combine,
+                slashes=slashes,
                 report=report,
                 held_out=held_out,
                 seed=seed,

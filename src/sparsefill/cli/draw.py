@@ -30,6 +30,7 @@ SMALL = {  # what to draw when no parameters are given: the defaults are for 100
     "a-shape": "a-shape:sink=48,window=96",
     "tri-shape": "tri-shape:sink=48,window=96,last=96",
     "vertical-slash": "vertical-slash:verticals=48,slashes=24,sink=8,window=8",
+    "fixed-slash": "fixed-slash:verticals=48,sink=8,offsets=0/64/256/512/640",
     "block-topk": "block-topk:blocks=4",
 }
 TOKENS = 1024  # drawn length, unless another is asked for

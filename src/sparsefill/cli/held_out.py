@@ -14,20 +14,30 @@ from sparsefill.atomic import write_atomically
 from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.integrations.transformers.loading import Loaded
 from sparsefill.profile import Profile, default_profile
-from sparsefill.search import HeldOut, Prompt, check_held_out
+from sparsefill.search import HeldOut, Prompt, check_held_out, fix_slashes
+from sparsefill.static import StaticIndices
 
 
 def report_held_out(
     console: Console,
     loaded: Loaded,
     found: Profile,
+    static: StaticIndices,
     held_out: list[Prompt],
     *,
     backend: Any,
     folder: Path | None,
 ) -> None:
-    """Check the profile on held-out text, show the table, and write the report."""
-    profiles = {"found": found, "default": default_profile(found.architecture)}
+    """Check the profile on held-out text, show the table, and write the report.
+
+    Args:
+        static: indices of the profile on its calibration prompt.
+    """
+    profiles = {"found": found}
+    fixed = fix_slashes(found, static)
+    if fixed.layers != found.layers:
+        profiles["found, slashes fixed"] = fixed
+    profiles["default"] = default_profile(found.architecture)
     steps = 2 * found.architecture.layers * len(held_out)
     with progress_of_layers(console) as progress:
         task = progress.add_task("held-out", total=steps)
@@ -35,6 +45,7 @@ def report_held_out(
             layer_reader(loaded.model, backend),
             held_out,
             profiles,
+            static={"found, static indices": static},
             backend=backend,
             on_layer=lambda: progress.advance(task),
         )

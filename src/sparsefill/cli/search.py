@@ -20,13 +20,21 @@ from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers import architecture_of
+from sparsefill.integrations.transformers import architecture_of, freeze
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.kernels import choose_backend
 from sparsefill.profile import Profile
-from sparsefill.search import Choice, Prompt, Session, Settings, synthetic_prompt, text_prompt
+from sparsefill.search import (
+    Choice,
+    Prompt,
+    Session,
+    Settings,
+    fix_slashes,
+    synthetic_prompt,
+    text_prompt,
+)
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, NOVEL = "synthetic", "novel"
 HELD_OUT_SEED = 1_000_003  # added to the seed: other keys and values than any calibration's
 
 
@@ -36,12 +44,13 @@ class Request:
 
     out: Path
     model: str | None = None
-    prompts: list[str] = field(default_factory=lambda: [SYNTHETIC])
+    prompts: list[str] | None = None
     tokens: list[int] = field(default_factory=lambda: [8192])
     budget: float = 0.3
     objective: str = "output"
-    budgets: str = "head"
+    budgets: str = "model"
     combine: str = "mean"
+    slashes: str = "online"
     report: Path | None = None
     held_out: list[str] | None = None
     seed: int = 0
@@ -60,7 +69,9 @@ def run_search(console: Console, request: Request) -> None:
     choice = Choice(objective=request.objective, budgets=request.budgets, combine=request.combine)
     settings = Settings(budget=request.budget, choice=choice)
     _check(request)
-    texts = {name: read_text(Path(name), option="--prompts") for name in _files(request.prompts)}
+    texts = {
+        name: read_text(Path(name), option="--prompts") for name in _files(request.prompts or [])
+    }
     held_texts = {
         name: read_text(Path(name), option="--held-out") for name in _files(request.held_out or [])
     }
@@ -76,7 +87,7 @@ def run_search(console: Console, request: Request) -> None:
         loaded = load_model(
             request.model, dtype=dtype, device=device, trust_remote_code=request.trust_remote_code
         )
-    prompts = _prompts(loaded, request, request.prompts, texts, seed=request.seed)
+    prompts = _prompts(console, loaded, request, texts)
     held_out: list[Prompt] = []
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
@@ -84,23 +95,37 @@ def run_search(console: Console, request: Request) -> None:
     session = _session(request, settings, loaded, prompts)
     _score(console, session)
     found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
+    static = None
+    if held_out or request.slashes == "fixed":
+        with console.status("keeping the cells of the first prompt"):
+            static = freeze(loaded.model, found, prompts[0].ids, backend=request.backend)
+        if request.slashes == "fixed":
+            found = fix_slashes(found, static)
     console.print(_wins(found))
     _warn_of_cost(console, found)
     found.save(request.out)
     console.print(f"wrote {request.out}: {_summary(found)}", soft_wrap=True)
-    if held_out:
+    if static is not None and held_out:
         report_held_out(
-            console, loaded, found, held_out, backend=request.backend, folder=request.report
+            console,
+            loaded,
+            found,
+            static,
+            held_out,
+            backend=request.backend,
+            folder=request.report,
         )
     session.finish()
 
 
 def _files(names: list[str]) -> list[str]:
-    return [name for name in names if name != SYNTHETIC]
+    return [name for name in names if name not in (SYNTHETIC, NOVEL)]
 
 
 def _check(request: Request) -> None:
     """Refuse, before any work, what could only fail later."""
+    if request.slashes not in ("online", "fixed"):
+        raise InputError(f"slashes must be one of online, fixed, got {request.slashes!r}")
     if request.out.is_dir():
         raise InputError(f"--out must be a file, got the folder {request.out}")
     for option, path in (("--out", request.out.absolute().parent), ("--report", request.report)):
@@ -112,17 +137,24 @@ def _check(request: Request) -> None:
 
 
 def _prompts(
-    loaded: Loaded, request: Request, names: list[str], texts: dict[str, str], *, seed: int
+    console: Console, loaded: Loaded, request: Request, texts: dict[str, str]
 ) -> list[Prompt]:
     """Make every prompt at every length, the longest first."""
     made = []
     for tokens in sorted(set(request.tokens), reverse=True):
-        for name in names:
+        for name in request.prompts or [NOVEL, SYNTHETIC]:
             if name == SYNTHETIC:
-                made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=seed))
-            else:
-                title = Path(name).name
-                made.append(text_prompt(loaded.tokenizer, texts[name], tokens, name=title))
+                made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=request.seed))
+                continue
+            text, title = texts.get(name), Path(name).name
+            if name == NOVEL:
+                text, title = novel("northanger-abbey"), "Northanger Abbey"
+            try:
+                made.append(text_prompt(loaded.tokenizer, text or "", tokens, name=title))
+            except InputError as error:
+                if request.prompts:
+                    raise
+                _warn(console, f"{error}: searching on synthetic prompts alone")
     return made
 
 
@@ -145,25 +177,25 @@ def _held_out(loaded: Loaded, request: Request, texts: dict[str, str]) -> list[P
 def _warn_of_cost(console: Console, found: Profile) -> None:
     cost, budget = found.provenance["calibration"]["cost"], found.provenance["budget"]
     if cost > budget * 1.05:  # alignment is not quite exact
-        console.print(
-            f"warning: the cheapest candidates cost {cost:.1%} of dense attention at this length,"
+        _warn(
+            console,
+            f"the cheapest candidates cost {cost:.1%} of dense attention at this length,"
             f" more than the budget of {budget:.1%}; search on more --tokens",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
 def _warn_of_length(console: Console, loaded: Loaded, prompts: list[Prompt]) -> None:
     limit, longest = position_limit(loaded.model), prompts[0].tokens
     if limit is not None and longest > limit:
-        console.print(
-            f"warning: {longest} tokens exceed the {limit} positions that {loaded.name} was made"
-            " for: what heads attend to beyond them is not to be trusted",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
+        _warn(
+            console,
+            f"{longest} tokens exceed the {limit} positions that {loaded.name} was made for: what"
+            " heads attend to beyond them is not to be trusted",
         )
+
+
+def _warn(console: Console, what: str) -> None:
+    console.print(f"warning: {what}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _session(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsefill import abi, gpu
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
-from sparsefill.estimate import a_shape, block_topk, dense, tri_shape, vertical_slash
+from sparsefill.estimate import a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash
 from sparsefill.estimate.heads import EstimateKernels, Heads, estimate_heads
 from sparsefill.estimate.merge import merge_heads
 from sparsefill.index import SparseIndex
@@ -24,7 +24,8 @@ from sparsefill.patterns import Pattern
 
 __all__ = ["estimate"]
 
-FAMILIES = (a_shape, block_topk, dense, tri_shape, vertical_slash)  # importing registers them
+# importing registers them
+FAMILIES = (a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash)
 
 BACKENDS = (
     "auto",

@@ -5,6 +5,7 @@ score.py     what each costs and loses, all heads of a layer at once
 choose.py    one candidate for each head
 session.py   all layers and prompts; killed and resumed without loss
 prompts.py   what is read meanwhile
+fixed.py     diagonals of that profile, found once for all prompts
 held_out.py  the check on other text
 
 The method is Algorithm 1 of Jiang et al. 2024 (arXiv:2407.02490). Nothing here knows how a
@@ -12,6 +13,7 @@ model is run: whoever calls hands over the queries, keys and values of each laye
 """
 
 from sparsefill.search.choose import Choice
+from sparsefill.search.fixed import fix_slashes
 from sparsefill.search.held_out import HeldOut, check_held_out
 from sparsefill.search.prompts import Prompt, synthetic_prompt, text_prompt
 from sparsefill.search.score import Layer
@@ -25,6 +27,7 @@ __all__ = [
     "Session",
     "Settings",
     "check_held_out",
+    "fix_slashes",
     "synthetic_prompt",
     "text_prompt",
 ]

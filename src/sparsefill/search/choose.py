@@ -30,13 +30,13 @@ class Choice:
     Args:
         objective: "output", the attention output's error against dense; or "recall", the
             attention mass that is kept.
-        budgets: "head", every head costs the same; or "model", the whole model costs so
-            much, and the budget goes where it saves most.
+        budgets: "model", the whole model costs so much, and the budget goes where it saves
+            most; or "head", every head costs the same, as in the paper.
         combine: what counts of several prompts: their "mean", or the "worst" of them.
     """
 
     objective: str = "output"
-    budgets: str = "head"
+    budgets: str = "model"
     combine: str = "mean"
 
     def __post_init__(self) -> None:

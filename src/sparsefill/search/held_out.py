@@ -6,20 +6,22 @@ itself until the model costs what it costs with the profile, is a default to be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from sparsefill.estimate import estimate
+from sparsefill.index import SparseIndex
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern, to_dict
 from sparsefill.profile import Profile
 from sparsefill.search.prompts import Prompt
-from sparsefill.search.score import KINDS, Layer, Scores, score_layer
+from sparsefill.search.score import KINDS, Candidate, Layer, Scores, score_layer
 from sparsefill.search.session import Read
 from sparsefill.search.space import SEEDS, LineCosts, Seed, Target, dense_keys, patterns_of
+from sparsefill.static import StaticIndices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +30,7 @@ class HeldOut:
 
     Args:
         name: what was tried.
-        pattern: of all heads; None for a profile.
+        pattern: of all heads; None for a profile or static indices.
         means: of the scores, by kind.
     """
 
@@ -87,6 +89,7 @@ def check_held_out(
     prompts: Sequence[Prompt],
     profiles: dict[str, Profile],
     *,
+    static: Mapping[str, StaticIndices] | None = None,
     seeds: Sequence[Seed] = SEEDS,
     backend: BackendName = "auto",
     on_layer: Callable[[], None] = lambda: None,
@@ -95,9 +98,10 @@ def check_held_out(
 
     Args:
         profiles: by name; the first one is what the uniform patterns should cost.
+        static: cells of other prompts, by name.
         on_layer: called twice for each layer of each prompt.
     """
-    found = []
+    found, static = [], static or {}
     main = next(iter(profiles.values()))
     for prompt in prompts:
         costs = _Costs(tokens=prompt.tokens)
@@ -116,18 +120,25 @@ def check_held_out(
         ) -> None:
             if not layer.windowed:
                 heads = layer.q.shape[1]
-                rows = [profile[layer.number] for profile in profiles.values()]
+                rows: list[Candidate] = [p[layer.number] for p in profiles.values()]
+                rows += [_cells_of(kept, layer) for kept in static.values()]
                 rows += [(pattern,) * heads for pattern in uniform]
                 scores.append(score_layer(layer, rows, backend=backend))
             on_layer()
 
         read(prompt.ids, second)
-        names = [*profiles, *(_title(pattern) for pattern in uniform)]
-        patterns = [*[None] * len(profiles), *uniform]
+        names = [*profiles, *static, *(_title(pattern) for pattern in uniform)]
+        patterns = [*[None] * (len(profiles) + len(static)), *uniform]
         for row, (name, pattern) in enumerate(zip(names, patterns, strict=True)):
             means = _means(scores, row)
             found.append(HeldOut(prompt=prompt, name=name, pattern=pattern, means=means))
     return found
+
+
+def _cells_of(kept: StaticIndices, layer: Layer) -> SparseIndex:
+    n = layer.tokens
+    lengths = torch.tensor([n], dtype=torch.int32, device=layer.q.device)
+    return kept.index(layer.number, n=n, m=n, query_lengths=lengths, key_lengths=lengths)
 
 
 def _means(scores: Sequence[Scores], row: int) -> dict[str, float]:

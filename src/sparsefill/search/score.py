@@ -16,10 +16,11 @@ from torch import Tensor
 from sparsefill.attention import attend_in_stages
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName
-from sparsefill.metrics import density, output_error, recall
+from sparsefill.metrics import density, recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.search.space import dense_keys
 
+Candidate = tuple[Pattern, ...] | SparseIndex  # one pattern for each head, or given cells
 KINDS = ("cost", "density", "lost", "error", "added")
 
 
@@ -70,32 +71,35 @@ class Scores:
 
 
 def score_layer(
-    layer: Layer, candidates: Sequence[Sequence[Pattern]], *, backend: BackendName = "auto"
+    layer: Layer, candidates: Sequence[Candidate], *, backend: BackendName = "auto"
 ) -> Scores:
-    """Score candidates (one pattern for each head) on a layer, all heads at once."""
+    """Score candidates on a layer, all heads at once."""
     dense = _attend(layer, Dense(), backend)[0]
-    energy = _layer_energy(layer, dense.out[0])
+    layer_energy = _layer_energy(layer, dense.out[0])
+    head_energy = torch.linalg.vector_norm(dense.out[0].float(), dim=(1, 2)).square()
     weight = layer.projection.float()
     gram = torch.einsum("ohd,ohe->hde", weight, weight)
-    known: dict[tuple[Pattern, ...], dict[str, Tensor]] = {}
-    for candidate in map(tuple, candidates):
+    known: dict[Candidate, dict[str, Tensor]] = {}
+    for candidate in candidates:
         if candidate in known:
             continue
         attended, index = _attend(layer, candidate, backend)
-        missed = (attended.out[0] - dense.out[0]).float()
+        missed = attended.out[0].float() - dense.out[0]
+        squares = missed.mT @ missed  # (h, d, d)
+        missed_energy = squares.diagonal(dim1=1, dim2=2).sum(-1)
         known[candidate] = {
             "cost": index.key_counts().sum(-1)[0] / dense_keys(layer.tokens),
             "density": density(index)[0],
             "lost": (1 - recall(attended.lse, dense.lse)[0].mean(-1)).clamp(min=0),
-            "error": output_error(attended.out, dense.out)[0],
-            "added": (gram * (missed.mT @ missed)).sum((-1, -2)).clamp(min=0) / energy,
+            "error": (missed_energy / head_energy.clamp(min=1e-30)).sqrt(),
+            "added": (gram * squares).sum((-1, -2)).clamp(min=0) / layer_energy,
         }
-    rows = [known[tuple(candidate)] for candidate in candidates]
+    rows = [known[candidate] for candidate in candidates]
     return Scores(**{kind: torch.stack([row[kind] for row in rows]).double() for kind in KINDS})
 
 
 def _attend(
-    layer: Layer, pattern: Pattern | Sequence[Pattern], backend: BackendName
+    layer: Layer, pattern: Dense | Candidate, backend: BackendName
 ) -> tuple[Attended, SparseIndex]:
     stages = attend_in_stages(
         layer.q,

@@ -25,14 +25,14 @@ from sparsefill.profile import SEARCHED, Architecture, Profile
 from sparsefill.search.choose import Choice
 from sparsefill.search.prompts import Prompt
 from sparsefill.search.score import KINDS, Layer, Scores, score_layer
-from sparsefill.search.space import SEEDS, LineCosts, Seed, Target, patterns_of
+from sparsefill.search.space import PAPER, SEEDS, LineCosts, Seed, Target, patterns_of
 
-# Costs, as shares of dense, among which budgets of a whole model choose.
-LEVELS = (0.05, 0.1, 0.2, 0.35, 0.6)
+# Costs, as shares of dense, among which budgets of a whole model choose. More of these do more
+# good than more seeds: heads differ in how much they need more than in what.
+LEVELS = (0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.45, 0.65)
 
 Look = Callable[[Layer], None]
 Read = Callable[[Int[Tensor, "1 n"], Look], None]
-Candidate = tuple[Pattern, ...]  # one pattern for each head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,14 @@ class Settings:
     Args:
         budget: cost as a share of what dense attention costs in the kernel.
         choice: how candidates are compared.
-        seeds: candidates before they get their budgets.
+        seeds: candidates before they get their budgets; when None, the paper's where the
+            budget is the whole model's, and some more where it is each head's.
         levels: costs to try where the budget is the whole model's.
     """
 
     budget: float = 0.3
     choice: Choice = field(default_factory=Choice)
-    seeds: tuple[Seed, ...] = SEEDS
+    seeds: tuple[Seed, ...] | None = None
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
@@ -57,7 +58,14 @@ class Settings:
                 f"budget must be a share of dense attention between 0 and 1, got {self.budget}"
             )
 
-    def candidates(self, layer: Layer, backend: BackendName) -> list[Candidate]:
+    @property
+    def starts(self) -> tuple[Seed, ...]:
+        """Candidates before they get their budgets."""
+        if self.seeds is not None:
+            return self.seeds
+        return PAPER if self.choice.budgets == "model" else SEEDS
+
+    def candidates(self, layer: Layer, backend: BackendName) -> list[tuple[Pattern, ...]]:
         """List the candidates for a layer's heads, aligned on its own input."""
         heads, spread = layer.q.shape[1], self.choice.budgets == "model"
         if layer.windowed:
@@ -66,7 +74,7 @@ class Settings:
         lines = LineCosts.measure(layer.q, layer.k, **maths)
         costs = self.levels if spread else (self.budget,)
         targets = dict.fromkeys(Target.of_cost(cost, layer.tokens).whole() for cost in costs)
-        listed = [patterns_of(seed, target, lines) for target in targets for seed in self.seeds]
+        listed = [patterns_of(seed, target, lines) for target in targets for seed in self.starts]
         return [*listed, (Dense(),) * heads] if spread else listed
 
 
@@ -74,7 +82,7 @@ class Settings:
 class Scored:
     """The candidates of a layer and their scores on one prompt."""
 
-    candidates: list[Candidate]
+    candidates: list[tuple[Pattern, ...]]
     scores: Scores
 
     def to_json(self) -> str:
@@ -151,7 +159,7 @@ class Session:
         return {
             "architecture": asdict(self.architecture),
             "prompts": [prompt.provenance() for prompt in self.prompts],
-            "seeds": [asdict(seed) for seed in self.settings.seeds],
+            "seeds": [asdict(seed) for seed in self.settings.starts],
             "budget": [choice.budgets, *aligned],
             "backend": self.backend,
             **self.identity,

@@ -11,23 +11,30 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.estimate import estimate
 from sparsefill.integrations.transformers.hook import runs, sparsefill_attention
+from sparsefill.integrations.transformers.layers import softcap_of
 from sparsefill.integrations.transformers.masks import padding_mask
 from sparsefill.integrations.transformers.run import (
     LayerCall,
     OnQKV,
     Run,
     architecture_of,
+    layer_of,
 )
 from sparsefill.kernels import BackendName
-from sparsefill.patterns import Pattern
+from sparsefill.patterns import Pattern, TriShape
 from sparsefill.profile import Profile, default_profile
+from sparsefill.static import StaticIndices
+from sparsefill.tile import TILE
 
-__all__ = ["LayerCall", "Run", "architecture_of", "register", "sparse_prefill"]
+__all__ = ["LayerCall", "Run", "architecture_of", "freeze", "register", "sparse_prefill"]
 
 NAME = "sparsefill"  # without "flash", "sdpa" or "/": transformers reads meaning into those
 
@@ -51,6 +58,7 @@ def sparse_prefill(
     min_length: int | None = None,
     record: bool = True,
     measure_recall: bool = False,
+    static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
     on_qkv: OnQKV | None = None,
 ) -> Iterator[Run]:
@@ -67,6 +75,8 @@ def sparse_prefill(
             where sparse is not predicted to be faster.
         record: keep times and densities of every prefill call in the run.
         measure_recall: also measure the attention mass kept (slow).
+        static: what `freeze` kept from another prompt: every head of the profile then uses
+            those cells, whatever this prompt holds.
         on_call: called after each attention call of a prefill.
         on_qkv: called with (attention module, q, k, v, scale) before each unpadded
             attention call of a prefill, to study it.
@@ -100,6 +110,7 @@ def sparse_prefill(
         min_length=min_length,
         record=record,
         measure_recall=measure_recall,
+        static=static,
         on_call=on_call,
         on_qkv=on_qkv,
     )
@@ -121,6 +132,54 @@ def sparse_prefill(
                 runs.pop(module, None)
             else:
                 runs[module] = previous
+
+
+def freeze(
+    model: nn.Module,
+    pattern: Profile | Pattern | None,
+    ids: Int[Tensor, "b n"],
+    *,
+    backend: BackendName = "auto",
+) -> StaticIndices:
+    """Find the cells of a profile on one prompt, to use them on others.
+
+    The prompt is read densely. The paper's ablation of its estimate; see `StaticIndices`.
+
+    Args:
+        pattern: a profile, or one pattern for all heads; the default profile of the
+            model's architecture when None.
+        ids: tokens of one prompt.
+
+    Raises:
+        InputError: more than one prompt, or one of fewer than 64 tokens.
+        UnsupportedError: a head has a tri-shape, whose last queries are not those of others.
+    """
+    if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] < TILE:
+        raise InputError(
+            f"freeze needs one prompt of at least {TILE} tokens, shape (1, n), got"
+            f" {tuple(ids.shape)}"
+        )
+    layers = {}
+
+    def keep(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        own = run.profile[layer_of(module)]
+        if any(isinstance(head, TriShape) for head in own):
+            raise UnsupportedError(
+                f"layer {layer_of(module)} has a tri-shape, which depends on no prompt but on its"
+                " length, and cannot be frozen; use the profile without static indices"
+            )
+        layers[layer_of(module)] = estimate(
+            own, q, k, scale=scale, softcap=softcap_of(module), backend=backend
+        )
+
+    call: Any = model
+    everything = 2**62  # keys: no head is sparse while the prompt is read
+    reading = sparse_prefill(
+        model, pattern, backend=backend, min_length=everything, record=False, on_qkv=keep
+    )
+    with torch.inference_mode(), reading as run:
+        call(ids.to(next(model.parameters()).device), logits_to_keep=1, use_cache=False)
+    return StaticIndices(layers=layers)
 
 
 def _modules(module: nn.Module, found: dict[nn.Module, None] | None = None) -> Iterable[nn.Module]:

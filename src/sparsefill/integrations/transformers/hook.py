@@ -90,7 +90,7 @@ def choose_path(
     backend = choose_backend(run.backend, q)
     if may_be_sparse:
         patterns = run.profile[layer_of(module)]
-        if run.min_length is None:
+        if run.min_length is None and run.static is None:
             patterns = dense_where_cheaper(patterns, n, m, backend)
         if any(pattern != Dense() for pattern in patterns):
             return Path("sparse", backend, patterns)
@@ -239,8 +239,12 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
     run = call.run
     q, k, v = call.tensors()
     maths = {"scale": call.scale, "softcap": call.softcap, **call.lengths()}
+    cells = call.path.patterns
+    if run.static is not None:
+        layer, n, m = layer_of(call.module), q.shape[2], k.shape[2]
+        cells = run.static.index(layer, n=n, m=m, **call.lengths())
     stages = attend_in_stages(
-        q, k, v, call.path.patterns, backend=run.backend, clock=run.clock(q.device), **maths
+        q, k, v, cells, backend=run.backend, clock=run.clock(q.device), **maths
     )
     kept = None
     if run.measure_recall:

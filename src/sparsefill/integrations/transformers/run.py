@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparsefill.errors import UnsupportedError
 from sparsefill.kernels import BackendName
 from sparsefill.profile import Architecture, Profile
+from sparsefill.static import StaticIndices
 from sparsefill.tile import TILE
 
 COMPILED_FROM = 128  # tokens of a prompt from which our compiled kernels may be faster
@@ -61,6 +62,7 @@ class Run:
         record: keep a `LayerCall` for every prefill call (waits for the device to time it).
         measure_recall: also compute the dense log-sum-exp of every call (slow: half of
             dense attention), outside the recorded times.
+        static: cells kept from another prompt, to use instead of an estimate.
         on_call: called after each prefill call, for progress.
         on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
         admitted: layers known to be of a kind that is served.
@@ -71,6 +73,7 @@ class Run:
     min_length: int | None = None
     record: bool = True
     measure_recall: bool = False
+    static: StaticIndices | None = None
     on_call: Callable[[LayerCall], None] | None = None
     on_qkv: OnQKV | None = None
     calls: list[LayerCall] = field(default_factory=list)
