@@ -111,6 +111,35 @@ def test_method(tiny: Path, method: str):
     assert not Path("out").exists()
 
 
+def test_cells_of_another_text(tiny: Path):
+    lines = "vertical-slash:verticals=9,slashes=9,sink=1,window=1"
+    Path("other.txt").write_text(PROSE[::-1] * 10, "utf-8")
+    recall = {}
+    for static in (None, "other.txt"):
+        result = prefill(model=tiny, method=lines, min_length=1, compare="none", static=static)
+        assert result.exit_code == 0, result.stderr
+        found = read_report()
+        assert found["static"] == static
+        recall[static] = found["recall"]["mean"]
+    assert recall["other.txt"] < recall[None]
+
+
+def test_another_text_must_be_as_long(tiny: Path):
+    Path("other.txt").write_text(PROSE, "utf-8")
+    assert_refused(prefill(model=tiny, static="other.txt"), "other.txt has only")
+    assert_refused(prefill(model=tiny, static="no.txt"), "check --static")
+
+
+def test_a_profile_that_was_not_searched_is_named(tiny: Path):
+    result = prefill(model=tiny, method=None, compare="none")
+    assert "this profile was not searched here" in result.stdout
+    Profile(
+        architecture=TINY, layers=((AShape(),) * 4,) * 2, provenance={"origin": "searched here"}
+    ).save("mine.json")
+    result = prefill(model=tiny, method=None, profile="mine.json", compare="none")
+    assert "not searched" not in result.stdout
+
+
 def test_profile(tiny: Path):
     patterns: tuple[Pattern, ...] = (AShape(sink=4, window=64), BlockTopK(blocks=2))
     layers = ((patterns[0],) * 4, (patterns[0], patterns[1]) * 2)

@@ -166,6 +166,9 @@ def prefill(
     profile: Annotated[
         str | None, typer.Option(help="profile for minference: a file, or a shipped name")
     ] = None,
+    static: Annotated[
+        Path | None, typer.Option(help="a text whose cells to use, whatever the prompt holds")
+    ] = None,
     compare: Annotated[str, typer.Option(help="dense, or none")] = "dense",
     out: Annotated[
         Path | None, typer.Option(help="folder for report.json and the pictures")
@@ -195,6 +198,7 @@ def prefill(
                 tokens=tokens,
                 method=method,
                 profile=profile,
+                static=static,
                 compare=compare,
                 out=out,
                 backend=backend,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.layers import layer_reader, progress_of_layers
@@ -70,7 +70,7 @@ def report_held_out(
 def _table(rows: list[HeldOut]) -> Table:
     prompt = rows[0].prompt
     table = Table(
-        "pattern",
+        Column("pattern", overflow="fold"),
         "cost",
         "density",
         "recall",

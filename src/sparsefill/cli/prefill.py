@@ -27,14 +27,16 @@ from sparsefill.cli.inputs import read_text, resolve_device
 from sparsefill.data import novel
 from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
 from sparsefill.errors import InputError
+from sparsefill.integrations.transformers import freeze
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.integrations.transformers.reading import Reading, read_prompt
 from sparsefill.integrations.transformers.run import Run, architecture_of
 from sparsefill.kernels import choose_backend
 from sparsefill.metrics import kl_divergence, top1_agreement
 from sparsefill.patterns import Dense, Pattern, parse_pattern
-from sparsefill.profile import Profile, default_profile
+from sparsefill.profile import SEARCHED, Profile, default_profile
 from sparsefill.search.prompts import first_tokens
+from sparsefill.static import StaticIndices
 
 POSITIONS = 256  # last prompt positions whose logits are compared
 WARM_UP = 256  # tokens read before anything is timed
@@ -50,6 +52,7 @@ class Request:
     tokens: int
     method: str
     profile: str | None
+    static: Path | None
     compare: str
     out: Path | None
     backend: Any
@@ -69,6 +72,7 @@ def run_prefill(console: Console, request: Request) -> None:
         if request.prompt_file is None
         else read_text(request.prompt_file, option="--prompt-file")
     )
+    other = None if request.static is None else read_text(request.static, option="--static")
     method = None if request.method == "minference" else parse_pattern(request.method)
     given = None if request.profile is None else Profile.load(request.profile)
     device = resolve_device(request.device)
@@ -86,10 +90,13 @@ def run_prefill(console: Console, request: Request) -> None:
         )
     profile = _profile(loaded, method, given)
     ids = _token_ids(console, loaded, text, request).to(device)
+    other_ids = None if other is None else _as_long(loaded, other, ids.shape[1], request)
     console.print(
         f"{loaded.name}, {str(dtype).removeprefix('torch.')} on {device}:"
         f" {ids.shape[1]} tokens, method {request.method}"
     )
+    if profile.provenance.get("origin") != SEARCHED and method is None:
+        console.print("this profile was not searched here: `sparsefill search` finds a better one")
     if request.out is not None:
         request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
@@ -98,8 +105,13 @@ def run_prefill(console: Console, request: Request) -> None:
     if request.compare == "dense":
         stock = replace(request, backend="torch")  # has no dense kernel: transformers' SDPA
         dense = _read(console, loaded, ids, Dense(), stock, "dense")
-    sparse = _read(console, loaded, ids, profile, request, "sparse")
-    measured = _read(console, loaded, ids, profile, request, "recall", measure=True).run
+    static = None
+    if other_ids is not None:
+        static = freeze(loaded.model, profile, other_ids, backend=request.backend)
+    sparse = _read(console, loaded, ids, profile, request, "sparse", static=static)
+    measured = _read(
+        console, loaded, ids, profile, request, "recall", static=static, measure=True
+    ).run
     report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
@@ -108,7 +120,9 @@ def run_prefill(console: Console, request: Request) -> None:
         path = request.out / "report.json"
         write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"wrote {path}")
-        for picture in draw_heads(loaded.model, ids, profile, request.out):
+        # pictures show what a pattern finds on this prompt
+        pictures = [] if static else draw_heads(loaded.model, ids, profile, request.out)
+        for picture in pictures:
             console.print(f"wrote {picture}")
 
 
@@ -136,6 +150,17 @@ def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> P
     if method is not None:
         return Profile.uniform(method, architecture)
     return default_profile(architecture)
+
+
+def _as_long(loaded: Loaded, text: str, tokens: int, request: Request) -> Int[Tensor, "1 n"]:
+    """Cut another text to the length of the prompt."""
+    ids = first_tokens(loaded.tokenizer, text, tokens)
+    if ids.shape[1] < tokens:
+        raise InputError(
+            f"{request.static} has only {ids.shape[1]} of the {tokens} tokens of the prompt;"
+            " pass a longer --static, or fewer --tokens"
+        )
+    return ids
 
 
 def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) -> Int[Tensor, "1 n"]:
@@ -168,6 +193,7 @@ def _read(
     title: str,
     *,
     measure: bool = False,
+    static: StaticIndices | None = None,
 ) -> Reading:
     """Read the prompt once, with a progress bar over the layers."""
     config: Any = loaded.model.config
@@ -190,6 +216,7 @@ def _read(
             positions=POSITIONS,
             new_tokens=0 if measure else request.new_tokens,
             measure_recall=measure,
+            static=static,
             on_call=lambda call: progress.advance(task),
         )
 
@@ -219,6 +246,7 @@ def build_report(
         "model": loaded.name,
         "backend": sparse.run.backend_used,
         "method": request.method,
+        "static": None if request.static is None else request.static.name,
         "min_length": sparse.run.min_length,
         "sparse_layers": len(sparse_calls),
         "ttft_s": {"dense": dense and dense.ttft_s, "sparse": sparse.ttft_s},

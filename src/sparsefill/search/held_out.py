@@ -73,9 +73,13 @@ class _Costs:
         self.tiles.append(lines.tiles.double().mean(1))
         self.columns.append(lines.columns.double().mean(1))
 
-    def uniform(self, seed: Seed) -> Pattern:
-        """Give a seed to all heads alike, at the cost of the profile."""
-        cost = sum(self.profile) / len(self.profile)
+    @property
+    def cost(self) -> float:
+        """What the profile costs, as a share of dense."""
+        return sum(self.profile) / len(self.profile)
+
+    def uniform(self, seed: Seed, cost: float) -> Pattern:
+        """Give a seed to all heads alike, at a cost."""
         lines = LineCosts(
             lines=self.lines,
             tiles=torch.stack(self.tiles).mean(0)[:, None],
@@ -91,28 +95,32 @@ def check_held_out(
     *,
     static: Mapping[str, StaticIndices] | None = None,
     seeds: Sequence[Seed] = SEEDS,
+    costs: Sequence[float] = (),
     backend: BackendName = "auto",
     on_layer: Callable[[], None] = lambda: None,
 ) -> list[HeldOut]:
-    """Score profiles, and uniform patterns at the first profile's cost, on other prompts.
+    """Score profiles, and uniform patterns of the same cost, on other prompts.
 
     Args:
-        profiles: by name; the first one is what the uniform patterns should cost.
+        profiles: by name.
         static: cells of other prompts, by name.
+        costs: of the uniform patterns, as shares of dense; when empty, what the first profile
+            costs.
         on_layer: called twice for each layer of each prompt.
     """
     found, static = [], static or {}
     main = next(iter(profiles.values()))
     for prompt in prompts:
-        costs = _Costs(tokens=prompt.tokens)
+        found_costs = _Costs(tokens=prompt.tokens)
 
-        def first(layer: Layer, costs: _Costs = costs) -> None:
+        def first(layer: Layer, found_costs: _Costs = found_costs) -> None:
             if not layer.windowed:
-                costs.look(layer, main[layer.number], backend)
+                found_costs.look(layer, main[layer.number], backend)
             on_layer()
 
         read(prompt.ids, first)
-        uniform = list(dict.fromkeys(costs.uniform(seed) for seed in seeds))
+        wanted = costs or [found_costs.cost]
+        uniform = list(dict.fromkeys(found_costs.uniform(s, c) for c in wanted for s in seeds))
         scores: list[Scores] = []
 
         def second(

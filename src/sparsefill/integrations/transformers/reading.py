@@ -16,6 +16,7 @@ from sparsefill.integrations.transformers.run import LayerCall, Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
+from sparsefill.static import StaticIndices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +46,7 @@ def read_prompt(
     positions: int = 256,
     new_tokens: int = 0,
     measure_recall: bool = False,
+    static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
 ) -> Reading:
     """Prefill a prompt, then decode greedily and densely.
@@ -54,6 +56,7 @@ def read_prompt(
         min_length: keys below which a layer stays dense; predicted for each head when None.
         positions: how many last positions to return logits of.
         new_tokens: how many tokens to decode.
+        static: cells kept from another prompt, as of `sparse_prefill`.
 
     Raises:
         InputError: the prompt is empty.
@@ -68,6 +71,7 @@ def read_prompt(
             pattern,
             backend=backend,
             measure_recall=measure_recall,
+            static=static,
             on_call=on_call,
             min_length=min_length,
         ) as run,
