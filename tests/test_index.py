@@ -148,6 +148,29 @@ def test_a_row_block_lists_each_key_once(recipe: Recipe):
                 assert len(keys) <= int(counts[s, x, i])
 
 
+def keys_by_hand(index: SparseIndex, s: int, x: int, i: int) -> int:
+    """Count tiles whole, and the columns in reach that no tile covers."""
+    end = int(index.row_block_ends()[s, i])
+    starts = [end - TILE - o for o in index.sorted_slash_tiles()[s, x].tolist() if o < end]
+    if index.row_ptr is not None and index.tile_starts is not None:
+        first, last = index.row_ptr[s, x, i : i + 2].tolist()
+        starts += index.tile_starts[first:last].tolist()
+    inside = {key for start in starts for key in range(start, start + TILE)}
+    columns = index.sorted_columns()[s, x].tolist()
+    return TILE * len(starts) + sum(c < end and c not in inside for c in columns)
+
+
+@given(recipe=indices() | estimates())
+def test_key_counts_leave_out_columns_inside_tiles(recipe: Recipe):
+    index = recipe()
+    counts = index.key_counts()
+    for s in range(index.b):
+        for i in range(-(-int(index.query_lengths[s]) // TILE)):
+            for x in range(index.x):
+                assert int(counts[s, x, i]) == keys_by_hand(index, s, x, i)
+    assert torch.equal(index.keys_read(), counts.sum(-1))
+
+
 @given(recipe=indices() | estimates())
 def test_key_counts_are_whole_tiles_and_columns(recipe: Recipe):
     index = recipe()

@@ -19,6 +19,7 @@ from sparsefill.tile import TILE
 
 SIZES = ("n", "m", "query_lengths", "key_lengths")
 NEVER = torch.iinfo(torch.int32).max  # sorts after every key and offset; no query reaches it
+MAX_PAIRS = 2**22  # pairs of columns and tiles looked at together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,16 +156,84 @@ class SparseIndex:
     def key_counts(self) -> Int64[Tensor, "b x i"]:
         """Count the keys that each row block reads, tiles counted whole.
 
-        This is what attending costs, known before attending: 64 queries times this.
+        This is what attending costs, known before attending: 64 queries times this. A column
+        inside a tile is not read again, and not counted.
         """
         ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).contiguous()
         tiles = torch.searchsorted(self.sorted_slash_tiles(), ends)
-        columns = torch.searchsorted(self.sorted_columns(), ends)
+        columns = torch.searchsorted(self.sorted_columns(), ends) - self._covered_columns()
         if self.row_ptr is not None:
             tiles = tiles + self.row_ptr.diff()
         first_query = torch.arange(self.row_blocks, device=self.device) * TILE
         exists = first_query < self.query_lengths[:, None]
         return (tiles * TILE + columns) * exists[:, None]
+
+    def keys_read(self) -> Int64[Tensor, "b x"]:
+        """Count the keys that all row blocks read: the sum of `key_counts`, without listing them.
+
+        Example:
+            >>> mask = torch.ones(1, 1, 130, 130, dtype=torch.bool).tril()
+            >>> SparseIndex.from_mask(mask).keys_read().tolist()
+            [[384]]
+        """
+        if self.row_ptr is not None and self.column_counts.any():
+            return self.key_counts().sum(-1)
+        rows = (-(-self.query_lengths // TILE)).long()[:, None, None]  # row blocks
+        shift = (self.key_lengths - self.query_lengths).long()[:, None, None]
+        tiles, columns = self.sorted_slash_tiles().long(), self.sorted_columns().long()
+
+        def reached(places: Tensor) -> Tensor:
+            """Count the row blocks that end after a place."""
+            before = (places + 1 - shift).clamp(min=1)
+            return (rows - (-(-before // TILE) - 1)).clamp(min=0)
+
+        # each pair of column and tile meets in one row block, if that row block is there
+        last = torch.searchsorted(tiles, (TILE * rows + shift - columns).contiguous())
+        first = torch.searchsorted(tiles, (shift - columns).contiguous())
+        alone = (reached(columns) - (last - first)).sum(-1)
+        total = TILE * reached(tiles).sum(-1) + alone
+        if self.row_ptr is not None:
+            total = total + TILE * (self.row_ptr[..., -1] - self.row_ptr[..., 0])
+        return total
+
+    def _covered_columns(self) -> Int64[Tensor, "b x i"]:
+        """Count the columns that tiles of each row block cover.
+
+        A slash tile moves by as much as the row block ends do, so that it meets each column in
+        at most one row block.
+        """
+        found = torch.zeros(self.b, self.x, self.row_blocks, dtype=torch.long, device=self.device)
+        columns, tiles = self.sorted_columns().long(), self.sorted_slash_tiles().long()
+        shift = (self.key_lengths - self.query_lengths).long()[:, None, None]
+        for part in tiles.split(max(1, MAX_PAIRS // max(1, columns.numel())), dim=-1):
+            end = columns[..., None] + part[..., None, :] + 1 - shift[..., None]
+            row_block = (-(-end // TILE) - 1).flatten(2)
+            there = (row_block >= 0) & (row_block < self.row_blocks)
+            found.scatter_add_(2, row_block.clamp(0, self.row_blocks - 1), there.long())
+        if self.row_ptr is not None and self.tile_starts is not None and columns.shape[-1]:
+            found += self._columns_in_further_tiles(columns)
+        return found
+
+    def _columns_in_further_tiles(self, columns: Int64[Tensor, "b x c"]) -> Int64[Tensor, "b x i"]:
+        """Count the columns inside the tiles that each row block has of its own."""
+        assert self.row_ptr is not None
+        assert self.tile_starts is not None
+        counts = self.row_ptr.diff().long()
+        owner = torch.arange(counts.numel(), device=self.device).repeat_interleave(counts.flatten())
+        first = self.row_ptr[..., :-1].flatten().long()[owner]
+        rank = torch.arange(len(owner), device=self.device)
+        rank -= (counts.flatten().cumsum(0) - counts.flatten())[owner]
+        starts = self.tile_starts.long()[first + rank]
+        below = torch.empty(2, len(owner), dtype=torch.long, device=self.device)
+        lists = columns.flatten(0, 1)
+        for head in range(self.b * self.x):
+            own = owner // self.row_blocks == head
+            for bound in range(2):
+                wanted = (starts[own] + bound * TILE).contiguous()
+                below[bound, own] = torch.searchsorted(lists[head].contiguous(), wanted)
+        inside = torch.zeros(counts.numel(), dtype=torch.long, device=self.device)
+        inside.scatter_add_(0, owner, below[1] - below[0])
+        return inside.view(counts.shape)
 
     def keys_of(
         self, sequence: Int[Tensor, " w"], head: Int[Tensor, " w"], row_block: Int[Tensor, " w"]

@@ -66,12 +66,12 @@ class _Costs:
         """Add a layer."""
         maths = {"scale": layer.scale, "softcap": layer.softcap, "backend": backend}
         index = estimate(patterns, layer.q, layer.k, **maths)
-        keys = index.key_counts().sum(-1)[0].double().mean()
+        keys = index.keys_read()[0].double().mean()
         self.profile.append(float(keys) / dense_keys(layer.tokens))
         lines = LineCosts.measure(layer.q, layer.k, **maths)
         self.lines = lines.lines
-        self.tiles.append(lines.tiles.double().mean(1))
-        self.columns.append(lines.columns.double().mean(1))
+        self.tiles.append(lines.tiles.mean(-1))
+        self.columns.append(lines.columns.mean(-1))
 
     @property
     def cost(self) -> float:
@@ -82,8 +82,8 @@ class _Costs:
         """Give a seed to all heads alike, at a cost."""
         lines = LineCosts(
             lines=self.lines,
-            tiles=torch.stack(self.tiles).mean(0)[:, None],
-            columns=torch.stack(self.columns).mean(0)[:, None],
+            tiles=torch.stack(self.tiles).mean(0)[..., None],
+            columns=torch.stack(self.columns).mean(0)[..., None],
         )
         return patterns_of(seed, Target.of_cost(cost, self.tokens), lines)[0]
 

@@ -88,7 +88,7 @@ def score_layer(
         squares = missed.mT @ missed  # (h, d, d)
         missed_energy = squares.diagonal(dim1=1, dim2=2).sum(-1)
         known[candidate] = {
-            "cost": index.key_counts().sum(-1)[0] / dense_keys(layer.tokens),
+            "cost": index.keys_read()[0] / dense_keys(layer.tokens),
             "density": density(index)[0],
             "lost": (1 - recall(attended.lse, dense.lse)[0].mean(-1)).clamp(min=0),
             "error": (missed_energy / head_energy.clamp(min=1e-30)).sqrt(),

@@ -61,7 +61,7 @@ class Target:
     """What each head may cost.
 
     Args:
-        keys: that all row blocks of a head read together, as `key_counts` counts them.
+        keys: that all row blocks of a head read together, as `keys_read` counts them.
         tokens: length of the prompt.
     """
 
@@ -118,10 +118,15 @@ def tile_keys(tiles: int, tokens: int) -> int:
     return TILE * int(np.minimum(np.arange(1, row_blocks(tokens) + 1), tiles).sum())
 
 
-def column_keys(columns: int, tokens: int) -> int:
-    """Count the keys that all row blocks read of so many first columns."""
-    ends = np.arange(1, row_blocks(tokens) + 1) * TILE
-    return int(np.minimum(ends, min(columns, tokens)).sum())
+def sink_keys(sink: int, tiles: int, tokens: int) -> int:
+    """Count the keys that all row blocks read of the first columns, beside their nearest tiles.
+
+    Example:
+        >>> sink_keys(100, 1, 192)
+        164
+    """
+    below = np.arange(1, row_blocks(tokens) + 1) * TILE - TILE * tiles
+    return int(np.minimum(below.clip(min=0), min(sink, tokens)).sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,12 +136,13 @@ class LineCosts:
     Args:
         lines: numbers of verticals, and of slashes from `WINDOW` on.
         tiles: keys that the slashes' tiles cost each head.
-        columns: keys that the verticals cost each head.
+        columns: keys that the verticals cost each head beside those tiles: what a tile covers
+            is not read again.
     """
 
     lines: list[int]
-    tiles: Float64[Tensor, "points h"]
-    columns: Float64[Tensor, "points h"]
+    tiles: Float64[Tensor, "slashes h"]
+    columns: Float64[Tensor, "slashes verticals h"]
 
     @classmethod
     def measure(
@@ -152,31 +158,39 @@ class LineCosts:
         n = q.shape[2]
         octaves = np.arange(0, np.log2(max(n, SINK) / SINK), 1 / PER_OCTAVE)
         lines = sorted({min(n, STEP * round(SINK * 2**o / STEP)) for o in octaves} | {n})
-        tiles, columns = [], []
-        for count in lines:
+        tiles, offsets = [], []
+        level = torch.full((q.shape[1], n + 1), len(lines), device=q.device)  # of each key
+        for place, count in reversed(list(enumerate(lines))):
             pattern = _lines(count, count)
             index = estimate(pattern, q, k, scale=scale, softcap=softcap, backend=backend)
-            every = index.key_counts().sum(-1)[0]
+            level.scatter_(1, index.sorted_columns()[0].long().clamp(max=n), place)
             alone = replace(index, column_counts=torch.zeros_like(index.column_counts))
-            tiles.append(alone.key_counts().sum(-1)[0])
-            columns.append(every - tiles[-1])
-        return cls(
-            lines=lines, tiles=torch.stack(tiles).double(), columns=torch.stack(columns).double()
-        )
+            tiles.append(alone.keys_read()[0].double())
+            offsets.append(index.sorted_slash_tiles()[0].long().contiguous())
+        key = torch.arange(n, device=q.device).expand(q.shape[1], -1)
+        end = TILE * row_blocks(n)
+        columns = []
+        for own in reversed(offsets):  # as `keys_read` counts: a tile covers a key once
+            read = row_blocks(n) - key // TILE - torch.searchsorted(own, end - key)
+            sums = torch.zeros(q.shape[1], len(lines) + 1, dtype=torch.float64, device=q.device)
+            sums.scatter_add_(1, level[:, :n], read.double())
+            columns.append(sums[:, :-1].cumsum(1).T)
+        return cls(lines=lines, tiles=torch.stack(tiles[::-1]), columns=torch.stack(columns))
 
     def align(self, seed: Seed, target: Target) -> tuple[VerticalSlash, ...]:
         """Give each head as many lines as cost the target: slashes, then verticals."""
         wanted = max(float(SINK), seed.columns * TILE * target.blocks)
-        heads = zip(self.tiles.T.tolist(), self.columns.T.tolist(), strict=True)
+        heads = zip(self.tiles.T.tolist(), self.columns.permute(2, 0, 1).tolist(), strict=True)
         return tuple(self._align(tiles, columns, wanted, target) for tiles, columns in heads)
 
     def _align(
-        self, tiles: list[float], columns: list[float], wanted: float, target: Target
+        self, tiles: list[float], columns: list[list[float]], wanted: float, target: Target
     ) -> VerticalSlash:
-        left = target.keys - float(np.interp(wanted, self.lines, columns))
-        fits = [place for place, keys in enumerate(tiles) if keys <= left]
-        place = fits[-1] if fits else 0
-        verticals = float(np.interp(target.keys - tiles[place], columns, self.lines))
+        place = 0
+        for slashes, keys in enumerate(tiles):
+            if keys + float(np.interp(wanted, self.lines, columns[slashes])) <= target.keys:
+                place = slashes
+        verticals = float(np.interp(target.keys - tiles[place], columns[place], self.lines))
         verticals = max(SINK, STEP * round(verticals / STEP))
         return _lines(min(verticals, target.tokens), self.lines[place])
 
@@ -191,10 +205,11 @@ def align_a_shape(seed: Seed, target: Target) -> AShape:
     """Give an A-shape whole tiles of window, and sinks up to the target."""
     n, most = target.tokens, row_blocks(target.tokens)
     sink = max(1, round(seed.columns * TILE * target.blocks))
-    left = target.keys - column_keys(sink, n)
-    tiles = largest_within(lambda count: tile_keys(count, n), left, 1, most)
+    tiles = largest_within(
+        lambda count: tile_keys(count, n) + sink_keys(sink, count, n), target.keys, 1, most
+    )
     left = target.keys - tile_keys(tiles, n)
-    sink = largest_within(lambda count: column_keys(count, n), left, 0, n)
+    sink = largest_within(lambda count: sink_keys(count, tiles, n), left, 0, n)
     return AShape(sink=sink, window=TILE * (tiles - 1) + 1)
 
 
