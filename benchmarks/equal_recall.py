@@ -25,7 +25,7 @@ from benchmarks.arguments import parse_lengths
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.app import clear_errors
 from sparsefill.cli.inputs import read_text
-from sparsefill.cli.layers import layer_reader, progress_of_layers
+from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.integrations.transformers import architecture_of
@@ -55,7 +55,8 @@ class Crossing:
     """Where a method reaches the target.
 
     Args:
-        density, cost, output_error: interpolated linearly in recall; None if it never does.
+        density, cost, output_error: interpolated linearly in recall, or of the least dense point
+            if that reaches it already; None if no point does.
         points: what was measured.
     """
 
@@ -84,7 +85,10 @@ def crossing(method: str, points: Sequence[dict[str, float]], target: float) -> 
                 for key in ("density", "cost", "output_error")
             }
             return Crossing(method=method, points=ordered, **found)
-    return Crossing(method=method, points=ordered, density=None, cost=None, output_error=None)
+    found = dict.fromkeys(("density", "cost", "output_error"))
+    if ordered and ordered[0]["recall"] >= target:
+        found = {key: ordered[0][key] for key in found}
+    return Crossing(method=method, points=ordered, **found)
 
 
 def profiles_of(session: Session) -> dict[str, Profile]:
@@ -131,7 +135,11 @@ def search(console: Console, loaded: Loaded, tokens: int, work: Path) -> Session
         architecture=architecture_of(config.get_text_config()),
         prompts=prompts,
         settings=Settings(),
-        identity={"model": loaded.name, "versions": versions()},
+        identity={
+            "model": loaded.name,
+            "weights": weights_sha256(loaded.model),
+            "versions": versions(),
+        },
         work=work,
     )
     kept = session.begin()

@@ -34,6 +34,8 @@ REFUSED: dict[str, tuple[Any, str]] = {  # what is wrong: the data, and what is 
     "offsets-twice": ({"pattern": "fixed-slash", "offsets": [0, 5, 5]}, "each once"),
     "offsets-down": ({"pattern": "fixed-slash", "offsets": [0, 9, 5]}, "ascending"),
     "offsets-empty": ({"pattern": "fixed-slash", "offsets": []}, "from 0 on"),
+    "offsets-negative": ({"pattern": "fixed-slash", "offsets": [-64, 0]}, "distances from 0"),
+    "count-huge": ({"pattern": "a-shape", "sink": 2**31}, "AShape.sink must be below 2.31"),
     "offsets-huge": ({"pattern": "fixed-slash", "offsets": [0, 2**31]}, "below 2.31"),
     "offsets-words": ({"pattern": "fixed-slash", "offsets": [0, "9"]}, "ascending distances"),
     "offsets-true": ({"pattern": "fixed-slash", "offsets": [0, True]}, "ascending distances"),

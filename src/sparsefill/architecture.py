@@ -41,6 +41,11 @@ class Architecture:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 shown = reprlib.repr(value)
                 raise ProfileError(f"architecture.{name} must be a positive integer, got {shown}")
+        if self.heads % self.kv_heads:
+            raise ProfileError(
+                f"architecture.heads must be a multiple of kv_heads, got heads={self.heads} and"
+                f" kv_heads={self.kv_heads}"
+            )
         base: Any = self.rope_base
         if base is not None and not (is_number(base) and base > 0):
             shown = reprlib.repr(base)

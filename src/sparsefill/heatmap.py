@@ -124,7 +124,7 @@ def draw_heatmap(profile: Profile, path: Path, *, title: str) -> None:
                 ink = "white" if dark else "black"
                 axes.text(head, layer, short(size), size=5.5, color=ink, ha="center", va="center")
     axes.imshow(image, aspect="auto", interpolation="nearest")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title.replace("$", r"\$"), fontsize=9)
     axes.set_xlabel("query head", fontsize=8)
     axes.set_ylabel("layer", fontsize=8)
     axes.tick_params(labelsize=7)

@@ -224,12 +224,13 @@ class SparseIndex:
         rank = torch.arange(len(owner), device=self.device)
         rank -= (counts.flatten().cumsum(0) - counts.flatten())[owner]
         starts = self.tile_starts.long()[first + rank]
+        ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).flatten().long()[owner]
         below = torch.empty(2, len(owner), dtype=torch.long, device=self.device)
         lists = columns.flatten(0, 1)
         for head in range(self.b * self.x):
             own = owner // self.row_blocks == head
             for bound in range(2):
-                wanted = (starts[own] + bound * TILE).contiguous()
+                wanted = torch.minimum(starts[own] + bound * TILE, ends[own]).contiguous()
                 below[bound, own] = torch.searchsorted(lists[head].contiguous(), wanted)
         inside = torch.zeros(counts.numel(), dtype=torch.long, device=self.device)
         inside.scatter_add_(0, owner, below[1] - below[0])

@@ -199,4 +199,6 @@ def _unread(profile: Profile, place: str) -> list[int]:
     """Return the unread numbers that a `block_sparse` head came with, or its blocks."""
     kept = profile.provenance.get(UNREAD)
     numbers = kept.get(place) if isinstance(kept, dict) else None
-    return numbers if isinstance(numbers, list) and len(numbers) == 2 else [BLOCKS.blocks, 1]
+    if isinstance(numbers, list) and len(numbers) == 2 and {*map(type, numbers)} == {int}:
+        return numbers
+    return [BLOCKS.blocks, 1]

@@ -18,15 +18,22 @@ from typing import Any, ClassVar, TypeAlias, Union
 from sparsefill.errors import PatternError
 from sparsefill.tile import TILE
 
+MOST = 2**31 - 1  # of any count: no index can say more
+
 
 def _require(pattern: object, least: dict[str, int]) -> None:
-    """Raise `PatternError` unless each named field is an int of at least its minimum."""
+    """Raise `PatternError` unless each named field is an int from its minimum to `MOST`."""
     for field, minimum in least.items():
         value = getattr(pattern, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise PatternError(
                 f"{type(pattern).__name__}.{field} must be an integer of at least {minimum},"
                 f" got {reprlib.repr(value)}; pass {field}={minimum} or more"
+            )
+        if value > MOST:
+            raise PatternError(
+                f"{type(pattern).__name__}.{field} must be below 2^31, got"
+                f" {reprlib.repr(value)}; pass {field}={MOST} or less"
             )
 
 
@@ -157,7 +164,7 @@ class FixedSlash:
     def __post_init__(self) -> None:
         _require(self, {"verticals": 0, "probe": 1, "sink": 0})
         good = isinstance(self.offsets, tuple) and all(
-            type(offset) is int and offset < 2**31 for offset in self.offsets
+            type(offset) is int and 0 <= offset <= MOST for offset in self.offsets
         )
         if not good or list(self.offsets) != sorted({0, *self.offsets}):
             raise PatternError(

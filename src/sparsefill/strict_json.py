@@ -30,16 +30,19 @@ def parse_json(text: str, *, source: str) -> Any:
         source: what the text is called in errors.
 
     Raises:
-        ProfileError: not JSON, or NaN, an infinite number, or one key twice in an object.
+        ProfileError: not JSON, or NaN, an infinite number, one key twice in an object, or text
+            that no file can hold (half of a surrogate pair).
 
     Example:
         >>> parse_json('{"a": [1, 2.5]}', source="example")
         {'a': [1, 2.5]}
     """
     try:
-        return json.loads(
+        data = json.loads(
             text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
         )
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+        return data
     except (ValueError, RecursionError) as error:
         raise ProfileError(f"{source} is not valid JSON: {error}") from error
 

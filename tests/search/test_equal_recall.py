@@ -21,7 +21,7 @@ def test_where_recall_crosses_the_target():
     assert found.cost == pytest.approx(0.6)
     assert found.output_error == pytest.approx(0.2)
     assert crossing("method", [point(0.1, 0.5), point(0.4, 0.7)], 0.8).density is None
-    assert crossing("method", [point(0.1, 0.9), point(0.4, 0.95)], 0.8).density is None
+    assert crossing("method", [point(0.1, 0.9), point(0.4, 0.95)], 0.8).density == 0.1
 
 
 def test_a_run_and_the_same_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from sparsefill.cli.held_out import report_held_out
 from sparsefill.cli.inputs import read_text, resolve_device
-from sparsefill.cli.layers import layer_reader, progress_of_layers
+from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
@@ -75,10 +73,6 @@ def run_search(console: Console, request: Request) -> None:
     held_texts = {
         name: read_text(Path(name), option="--held-out") for name in _files(request.held_out or [])
     }
-    if both := sorted(set(texts.values()) & set(held_texts.values())):
-        raise InputError(
-            f"--held-out must name other text than --prompts, got {both[0][:30]!r}... in both"
-        )
     device = resolve_device(request.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     # fail now rather than at the first layer
@@ -91,6 +85,7 @@ def run_search(console: Console, request: Request) -> None:
     held_out: list[Prompt] = []
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
+        _require_other_text(prompts, held_out)
     _warn_of_length(console, loaded, prompts)
     session = _session(request, settings, loaded, prompts)
     _score(console, session)
@@ -146,7 +141,7 @@ def _prompts(
             if name == SYNTHETIC:
                 made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=request.seed))
                 continue
-            text, title = texts.get(name), Path(name).name
+            text, title = texts.get(name), _title(name)
             if name == NOVEL:
                 text, title = novel("northanger-abbey"), "Northanger Abbey"
             try:
@@ -158,20 +153,36 @@ def _prompts(
     return made
 
 
+def _title(name: str) -> str:
+    """Return a file's name as text that can be written."""
+    return Path(name).name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _held_out(loaded: Loaded, request: Request, texts: dict[str, str]) -> list[Prompt]:
     """Make the held-out prompts, at the longest length and at half of it."""
     longest = max(request.tokens)
     made = []
     for tokens in (longest, longest // 2):
-        for name in request.held_out or [""]:
+        for name in request.held_out or [NOVEL]:
             if name == SYNTHETIC:
                 seed = request.seed + HELD_OUT_SEED
                 made.append(synthetic_prompt(loaded.tokenizer, tokens, seed=seed))
             else:
-                text, title = texts.get(name), Path(name).name or "Persuasion"
-                text = novel() if text is None else text
+                text, title = texts.get(name), _title(name)
+                if text is None:
+                    text, title = novel(), "Persuasion"
                 made.append(text_prompt(loaded.tokenizer, text, tokens, name=title))
     return made
+
+
+def _require_other_text(prompts: list[Prompt], held_out: list[Prompt]) -> None:
+    for held in held_out:
+        for prompt in prompts:
+            shared = min(held.tokens, prompt.tokens)
+            if torch.equal(held.ids[:, :shared], prompt.ids[:, :shared]):
+                raise InputError(
+                    f"--held-out must name other text than --prompts, got {prompt.name} in both"
+                )
 
 
 def _warn_of_cost(console: Console, found: Profile) -> None:
@@ -204,7 +215,7 @@ def _session(
     config: Any = loaded.model.config
     identity = {
         "model": loaded.name,
-        "weights": _weights_sha256(loaded.model),
+        "weights": weights_sha256(loaded.model),
         "versions": versions(),
     }
     return Session(
@@ -225,15 +236,6 @@ def _score(console: Console, session: Session) -> None:
     with progress_of_layers(console) as progress:
         task = progress.add_task("search", total=session.total, completed=kept)
         session.score(on_layer=lambda: progress.advance(task))
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    """Hash the first values of every weight: enough to tell models apart."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        values = weight.detach().flatten()[:64].float().cpu()
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _summary(profile: Profile) -> str:

@@ -44,10 +44,17 @@ class Choice:
             if (got := getattr(self, name)) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {got!r}")
 
-    def together(self, scores: Sequence[Scores]) -> Scores:
-        """Combine the scores of one layer over prompts; what it costs is always a mean."""
+    def together(self, scores: Sequence[Scores], *, longest: int | None = None) -> Scores:
+        """Combine the scores of one layer over prompts.
+
+        Args:
+            longest: how many prompts, the first ones, are of the length that budgets are for:
+                cost and density are their mean. All when None.
+        """
         loses = ("lost", "error", "added") if self.combine == "worst" else ()
         stacked = {kind: torch.stack([getattr(one, kind) for one in scores]) for kind in KINDS}
+        for kind in ("cost", "density"):
+            stacked[kind] = stacked[kind][:longest]
         return Scores(
             **{kind: v.amax(0) if kind in loses else v.mean(0) for kind, v in stacked.items()}
         )
@@ -84,7 +91,8 @@ def spread(
     """Choose for the least total loss at a mean cost within a budget.
 
     At one price for cost all heads choose alone; the lowest price at which they stay within
-    the budget is found by bisection. No other choice of the same total cost loses less.
+    the budget is found by bisection. No other choice of the same total cost loses less. What
+    is then left of the budget goes, head by head, where it saves most.
 
     Example:
         >>> loss, cost = torch.tensor([[[0.9, 0.2], [0.0, 0.0]]]), torch.tensor([[[0.1], [1.0]]])
@@ -97,4 +105,12 @@ def spread(
         chosen = (loss + price * cost).argmin(1, keepdim=True)
         over = bool(cost.gather(1, chosen).mean() > budget)
         low, high = (price, high) if over else (low, price)
-    return (loss + high * cost).argmin(1)
+    chosen = (loss + high * cost).argmin(1)
+    while True:
+        now = [values.gather(1, chosen[:, None]) for values in (loss, cost)]
+        left = budget * chosen.numel() - float(now[1].sum())
+        saved = torch.where(cost - now[1] <= left, now[0] - loss, -torch.inf)
+        layer, candidate, head = torch.unravel_index(saved.argmax(), saved.shape)
+        if saved[layer, candidate, head] <= 0:
+            return chosen
+        chosen[layer, head] = candidate

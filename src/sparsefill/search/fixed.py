@@ -21,7 +21,11 @@ def fix_slashes(profile: Profile, static: StaticIndices) -> Profile:
             tuple(_fixed(pattern, static, layer, head) for head, pattern in enumerate(patterns))
             for layer, patterns in enumerate(profile.layers)
         ),
-        provenance={**profile.provenance, "slashes": "fixed"},
+        provenance={
+            **profile.provenance,
+            "slashes": "fixed",
+            "calibration_and_scores": "with slashes found on each prompt",
+        },
     )
 
 

@@ -48,7 +48,7 @@ class HeldOut:
             "density": self.means["density"],
             "recall": {"mean": 1 - self.means["lost"]},
             "output_error": {"mean": self.means["error"]},
-            "layer_error": {"mean": self.means["layer"]},
+            "layer_error": {"mean": self.means["layer"]},  # each head alone, added up
         }
 
 

@@ -38,6 +38,11 @@ class Prompt:
         """Length."""
         return self.ids.shape[1]
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Tell prompts apart, and the tokenizers that made them."""
+        ids = hashlib.sha256(self.ids.cpu().numpy().tobytes()).hexdigest()
+        return {**self.provenance(), "ids": ids}
+
     def provenance(self) -> dict[str, Any]:
         """Describe the prompt in a profile or report."""
         return {"name": self.name, "tokens": self.tokens, "sha256": self.sha256}
@@ -95,7 +100,13 @@ def _question(tokenizer: Any, key: str) -> list[int]:
 
 
 def _ids(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special).input_ids)
+    ids = list(tokenizer(text, add_special_tokens=special).input_ids)
+    return ids[:-1] if special and _ends(tokenizer, ids) else ids
+
+
+def _ends(tokenizer: Any, ids: list[int]) -> bool:
+    """Tell whether a tokenizer has added the end of a text, which is not the text's own."""
+    return bool(ids) and ids[-1] == getattr(tokenizer, "eos_token_id", None)
 
 
 def _uuid(draw: random.Random) -> str:
@@ -125,4 +136,6 @@ def first_tokens(tokenizer: Any, text: str, tokens: int) -> Int[Tensor, "1 n"]:
     while ids.shape[1] <= tokens and characters < len(text):
         characters *= 4
         ids = tokenizer(text[:characters], return_tensors="pt").input_ids
+    if _ends(tokenizer, ids[0].tolist()):
+        ids = ids[:, :-1]
     return ids[:, :tokens]

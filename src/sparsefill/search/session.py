@@ -18,7 +18,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, SparsefillError
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern, from_dict, to_dict
 from sparsefill.profile import SEARCHED, Architecture, Profile
@@ -97,9 +97,8 @@ class Scored:
         return json.dumps(body)
 
     @classmethod
-    def from_json(cls, text: str) -> Scored:
-        """Read what `to_json` wrote."""
-        body = json.loads(text)
+    def from_dict(cls, body: dict[str, Any]) -> Scored:
+        """Build it of what `to_json` wrote."""
         patterns = [from_dict(item) for item in body["patterns"]]
         scores = {kind: torch.tensor(body["scores"][kind], dtype=torch.float64) for kind in KINDS}
         return cls(
@@ -136,8 +135,8 @@ class Session:
         """
         mine = json.loads(json.dumps(self._fingerprint()))
         path = self.work / "search.json"
-        if path.is_file():
-            there = json.loads(path.read_text("utf-8"))
+        if self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
+            there = self._read(path)
             if there != mine:
                 differing = [name for name in mine if there.get(name) != mine[name]]
                 raise InputError(
@@ -158,7 +157,7 @@ class Session:
         aligned = self.settings.levels if choice.budgets == "model" else [self.settings.budget]
         return {
             "architecture": asdict(self.architecture),
-            "prompts": [prompt.provenance() for prompt in self.prompts],
+            "prompts": [prompt.fingerprint() for prompt in self.prompts],
             "seeds": [asdict(seed) for seed in self.settings.starts],
             "budget": [choice.budgets, *aligned],
             "backend": self.backend,
@@ -173,7 +172,24 @@ class Session:
         return self.work / f"prompt-{prompt}-layer-{layer}.json"
 
     def _scored(self, prompt: int, layer: int) -> Scored:
-        return Scored.from_json(self._path(prompt, layer).read_text("utf-8"))
+        path = self._path(prompt, layer)
+        try:
+            return Scored.from_dict(self._read(path))
+        except (KeyError, TypeError, IndexError, SparsefillError) as error:
+            raise InputError(f"{path} is damaged ({error}); remove {self.work}") from error
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """Read a file of the work folder."""
+        try:
+            data = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.work} is not the work folder of a search, or is damaged ({error});"
+                " remove it"
+            ) from error
+        if not isinstance(data, dict):
+            raise InputError(f"{path} is damaged, got {type(data).__name__}; remove {self.work}")
+        return data
 
     def score(self, on_layer: Callable[[], None] = lambda: None) -> None:
         """Score whatever is not scored yet.
@@ -212,13 +228,19 @@ class Session:
     def choose(self, provenance: dict[str, Any]) -> Profile:
         """Choose the profile from the scores, all of which there must be."""
         first = [self._scored(0, i).candidates for i in range(self.architecture.layers)]
+        longest = sum(p.tokens == self.prompts[0].tokens for p in self.prompts)
         scores = [
             self.settings.choice.together(
-                [self._scored(p, i).scores for p in range(len(self.prompts))]
+                [self._scored(p, i).scores for p in range(len(self.prompts))], longest=longest
             )
             for i in range(self.architecture.layers)
         ]
         open_layers = [i for i, own in enumerate(first) if len(own) > 1]
+        if not open_layers:
+            raise InputError(
+                "every layer has a sliding window that hides keys, and stays as it is; there is"
+                " nothing to search at this length"
+            )
         chosen = [torch.zeros(self.architecture.heads, dtype=torch.long) for _ in first]
         picked = self.settings.choice.choose([scores[i] for i in open_layers], self.settings.budget)
         for i, row in zip(open_layers, picked, strict=True):

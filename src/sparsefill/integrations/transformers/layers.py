@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsefill.errors import UnsupportedError
 
+PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # weights, not codes
 PROJECTIONS = ("o_proj", "out_proj", "dense", "wo")  # as transformers' models call it
 
 
@@ -20,7 +22,9 @@ def output_projection(module: nn.Module, *, h: int, d: int) -> Float[Tensor, "o 
     """
     for name in PROJECTIONS:
         weight = getattr(getattr(module, name, None), "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == h * d:
+        if not isinstance(weight, Tensor) or weight.dtype not in PLAIN:
+            continue
+        if weight.ndim == 2 and weight.shape[1] == h * d:
             return weight.detach().unflatten(1, (h, d))
     raise UnsupportedError(
         f"{type(module).__name__} has no output projection of {h} heads of {d}, looked for"
