@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsefill import InputError, SparseIndex, UnsupportedError, estimate
+from sparsefill import InputError, SparseIndex, UnsupportedError, attend, estimate
 from sparsefill.static import StaticIndices
 from tests.support.inputs import PATTERNS, causal_mask, patterns_of, random_qkv
 
@@ -47,6 +47,14 @@ def test_each_sequence_of_a_batch_is_cut_for_itself(name: str):
         alone = torch.zeros_like(together[:1])
         alone[:, :, :n, :n] = index_of(static, n).to_mask()
         assert torch.equal(together[s : s + 1], alone)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "mixed"])
+def test_every_backend_accepts_what_was_cut(name: str):
+    static, (q, k, v) = kept(name), random_qkv(h=6, g=2, n=130)
+    index = index_of(static, 130)
+    expected = attend(q, k, v, index, backend="reference")
+    torch.testing.assert_close(attend(q, k, v, index), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_lines_serve_queries_after_cached_keys():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from sparsefill.data import novel
 from sparsefill.integrations.transformers.loading import load_model
 from sparsefill.integrations.transformers.reading import read_prompt
 from sparsefill.profile import Profile
@@ -212,6 +215,68 @@ ERRORS: dict[str, tuple[dict[str, object], str]] = {
 def test_errors(desk: Path, changed: dict[str, object], why: str):
     assert_refused(search(**changed), why)
     assert not list(desk.glob("*.search"))
+
+
+def test_changed_weights_are_noticed(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session.Session, "finish", lambda self: None)  # keep the work folder
+    assert search().exit_code == 0
+    path = Path("tiny/model.safetensors")
+    tensors = load_file(path)
+    tensors["model.layers.1.self_attn.q_proj.weight"][-1, -1] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert_refused(search(), "holds a search with another weights")
+
+
+DAMAGE = {
+    "scores-cut": ("prompt-0-layer-1.json", '{"patterns": [', "damaged"),
+    "scores-empty": ("prompt-0-layer-1.json", "{}", "damaged"),
+    "scores-list": ("prompt-0-layer-1.json", "[]", "damaged"),
+    "search-cut": ("search.json", '{"arch', "damaged"),
+    "search-list": ("search.json", "[]", "damaged"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "why"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_work_folder(desk: Path, monkeypatch: pytest.MonkeyPatch, name, text, why):
+    with monkeypatch.context() as kept:
+        kept.setattr(session.Session, "finish", lambda self: None)
+        assert search().exit_code == 0
+    Path("profile.json.search", name).write_text(text, "utf-8")
+    assert_refused(search(), why)
+
+
+def test_scores_without_their_search_are_refused(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as kept:
+        kept.setattr(session.Session, "finish", lambda self: None)
+        assert search().exit_code == 0
+    Path("profile.json.search/search.json").unlink()
+    assert_refused(search(), "not the work folder of a search")
+
+
+def test_held_out_retrieval_has_other_keys(desk: Path):
+    assert search("--held-out", "synthetic", report="out").exit_code == 0
+    (calibration,) = Profile.load("profile.json").provenance["prompts"]
+    held = read_report()["held_out"][0]
+    assert held["tokens"] == calibration["tokens"]
+    assert held["sha256"] != calibration["sha256"]
+
+
+def test_held_out_text_is_compared_with_every_prompt(desk: Path):
+    Path("copy.txt").write_text(novel() + "\n", "utf-8")
+    assert_refused(
+        search("--held-out", "novel", prompts="copy.txt"), "--held-out must name other text"
+    )
+
+
+def test_a_model_of_windows_alone(desk: Path):
+    save_tiny_llama(Path("windows"))
+    config = json.loads(Path("windows/config.json").read_text("utf-8"))
+    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    config["sliding_window"] = 48
+    Path("windows/config.json").write_text(json.dumps(config), "utf-8")
+    result = search(model="windows")
+    assert result.exit_code == 2, result.output
+    assert "every layer has a sliding window" in result.stderr
 
 
 def test_held_out_text_must_be_other_text(desk: Path):
