@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sparsefill import AShape, BlockTopK, Dense, VerticalSlash, estimate
+from sparsefill import AShape, BlockTopK, Dense, Pattern, VerticalSlash, estimate
 from sparsefill.cli.layers import layer_reader
 from sparsefill.integrations.transformers import freeze
 from sparsefill.kernels import attend
@@ -65,7 +66,7 @@ def test_scores_use_the_scale_and_the_soft_cap():
 def test_candidates_are_aligned_with_the_scale_and_the_soft_cap(changed: dict[str, float]):
     """With scores that hardly differ, other lines win, and merge to other tiles."""
     layer = planted_layer("vertical-slash", 1024)
-    usual = {"scale": layer.scale, "softcap": layer.softcap}
+    usual: dict[str, Any] = {"scale": layer.scale, "softcap": layer.softcap}
     target, seed = Target.of_cost(0.3, 1024).whole(), Seed(family="vertical-slash", columns=0.1)
     patterns = [
         LineCosts.measure(layer.q, layer.k, **maths).align(seed, target)
@@ -79,7 +80,7 @@ def test_candidates_are_aligned_with_the_scale_and_the_soft_cap(changed: dict[st
 @pytest.mark.parametrize("head", range(4))
 def test_each_head_goes_through_its_own_projection(head: int):
     layer = random_layer(N)
-    patterns = [Dense()] * 4
+    patterns: list[Pattern] = [Dense()] * 4
     patterns[head] = BlockTopK(blocks=3)
     scores = score_layer(layer, [tuple(patterns)])
     outs = [
