@@ -67,13 +67,13 @@ def test_candidates_are_aligned_with_the_scale_and_the_soft_cap(changed: dict[st
     """With scores that hardly differ, other lines win, and merge to other tiles."""
     layer = planted_layer("vertical-slash", 1024)
     usual: dict[str, Any] = {"scale": layer.scale, "softcap": layer.softcap}
+    other: dict[str, Any] = {**usual, **changed}
     target, seed = Target.of_cost(0.3, 1024).whole(), Seed(family="vertical-slash", columns=0.1)
     patterns = [
-        LineCosts.measure(layer.q, layer.k, **maths).align(seed, target)
-        for maths in (usual, usual | changed)
+        LineCosts.measure(layer.q, layer.k, **maths).align(seed, target) for maths in (usual, other)
     ]
     assert patterns[0] != patterns[1]
-    index = estimate(patterns[1], layer.q, layer.k, **usual | changed)
+    index = estimate(patterns[1], layer.q, layer.k, **other)
     assert int(index.keys_read()[0, 0]) == pytest.approx(target.keys, rel=0.02)
 
 
