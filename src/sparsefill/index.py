@@ -220,21 +220,20 @@ class SparseIndex:
         assert self.tile_starts is not None
         counts = self.row_ptr.diff().long()
         owner = torch.arange(counts.numel(), device=self.device).repeat_interleave(counts.flatten())
-        first = self.row_ptr[..., :-1].flatten().long()[owner]
-        rank = torch.arange(len(owner), device=self.device)
-        rank -= (counts.flatten().cumsum(0) - counts.flatten())[owner]
-        starts = self.tile_starts.long()[first + rank]
-        ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).flatten().long()[owner]
-        below = torch.empty(2, len(owner), dtype=torch.long, device=self.device)
-        lists = columns.flatten(0, 1)
-        for head in range(self.b * self.x):
-            own = owner // self.row_blocks == head
-            for bound in range(2):
-                wanted = torch.minimum(starts[own] + bound * TILE, ends[own]).contiguous()
-                below[bound, own] = torch.searchsorted(lists[head].contiguous(), wanted)
+        before = counts.flatten().cumsum(0) - counts.flatten()
+        place = self.row_ptr[..., :-1].flatten() - before
+        starts = self.tile_starts.long()[
+            place[owner] + torch.arange(len(owner), device=place.device)
+        ]
+        ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).flatten()[owner]
+        apart = 2**32 * torch.arange(self.b * self.x, device=self.device)  # one list of all heads
+        ranked = (columns.flatten(0, 1) + apart[:, None]).flatten()
+        first, last = (
+            torch.searchsorted(ranked, torch.minimum(start, ends) + apart[owner // self.row_blocks])
+            for start in (starts, starts + TILE)
+        )
         inside = torch.zeros(counts.numel(), dtype=torch.long, device=self.device)
-        inside.scatter_add_(0, owner, below[1] - below[0])
-        return inside.view(counts.shape)
+        return inside.scatter_add_(0, owner, last - first).view(counts.shape)
 
     def keys_of(
         self, sequence: Int[Tensor, " w"], head: Int[Tensor, " w"], row_block: Int[Tensor, " w"]
