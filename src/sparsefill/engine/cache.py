@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import cache_utils
 
 from sparsefill.engine.store import ROOM, KVStore
+from sparsefill.errors import UnsupportedError
+
+if not hasattr(cache_utils, "DynamicLayer"):
+    raise UnsupportedError(
+        "the prefill engine needs caches made of layers, which transformers has from release"
+        f" 4.56 on, got {transformers.__version__}; install a newer one, or use sparse_prefill"
+    )
+
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 class ChunkLayer(DynamicLayer):
@@ -19,15 +29,18 @@ class ChunkLayer(DynamicLayer):
         self.store, self.layer, self.first, self.keep = store, layer, first, keep
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Add the tokens of a chunk; return all so far."""
         k, v = self.store.put(self.layer, self.first, key_states, value_states)
         if self.keep:
             self.store.keep(self.layer, self.first, k.shape[2])
         return k, v
 
     def get_seq_length(self, *args: Any) -> int:
+        """Count the tokens before the chunk."""
         return self.first
 
     def get_mask_sizes(self, query_length: Any, *args: Any) -> tuple[int, int]:
+        """Return the number of keys that a mask must show, and where they start."""
         return self.first + _count(query_length), 0
 
 
@@ -40,6 +53,7 @@ class DecodeLayer(DynamicLayer):
         self.new: list[tuple[Tensor, Tensor]] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Add decoded tokens; return all so far."""
         self.new.append((key_states, value_states))
         k, v = (torch.cat(parts, dim=2) for parts in zip(*self.new, strict=True))
         self.new = [(k, v)]
@@ -51,9 +65,11 @@ class DecodeLayer(DynamicLayer):
         return kept.upto(last)
 
     def get_seq_length(self, *args: Any) -> int:
+        """Count the tokens of the prompt and those decoded."""
         return self.store.tokens + (self.new[0][0].shape[2] if self.new else 0)
 
     def get_mask_sizes(self, query_length: Any, *args: Any) -> tuple[int, int]:
+        """Return the number of keys that a mask must show, and where they start."""
         return self.get_seq_length() + _count(query_length), 0
 
 

@@ -75,12 +75,18 @@ class Chunk:
 
 def stop(at: Stop) -> Any:
     """Stop the chunk that runs, and return what it is given to go on with."""
-    return getcurrent().parent.switch(at)
+    reader = getcurrent().parent
+    assert reader is not None, "only a chunk can stop"
+    return reader.switch(at)
 
 
 @contextmanager
-def stops_before(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Stop chunks before each of the decoder layers, in order."""
+def stops_before(layers: Sequence[nn.Module], *, skipped: int = 0) -> Iterator[None]:
+    """Stop chunks before each of the decoder layers, in order.
+
+    Args:
+        skipped: do not stop before so many first layers.
+    """
 
     def hook_of(number: int) -> Callable[..., Any]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,6 +103,7 @@ def stops_before(layers: Sequence[nn.Module]) -> Iterator[None]:
     handles = [
         layer.register_forward_pre_hook(hook_of(number), with_kwargs=True)
         for number, layer in enumerate(layers)
+        if number >= skipped
     ]
     try:
         yield

@@ -21,13 +21,12 @@ def positions_of_the_whole(model: nn.Module, tokens: int) -> Iterator[None]:
     """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args, kwargs = list(args), dict(kwargs)
-        place: Any = (kwargs, "position_ids") if "position_ids" in kwargs else (args, 1)
-        holder, key = place
-        positions = holder[key]
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
         end = torch.full_like(positions[..., :1], tokens - 1)
-        holder[key] = torch.cat([positions, end], dim=-1)
-        return tuple(args), kwargs
+        longer = torch.cat([positions, end], dim=-1)
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": longer}
+        return (args[0], longer, *args[2:]), kwargs
 
     def after(module: nn.Module, args: Any, out: Any) -> Any:
         return tuple(part[..., :-1, :] for part in out)

@@ -7,7 +7,7 @@ from the last queries of the prompt; blocks for each chunk, whose row blocks are
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +16,7 @@ from sparsefill._checks import check_finite
 from sparsefill.density import density
 from sparsefill.engine.lockstep import AtAttention, stop
 from sparsefill.estimate import estimate_parts, merge_heads
+from sparsefill.estimate.merge import Part
 from sparsefill.index import SparseIndex
 from sparsefill.integrations.transformers.hook import Call, attend_densely
 from sparsefill.integrations.transformers.run import LayerCall, layer_of
@@ -45,9 +46,10 @@ class LayerAttention:
     def __init__(self, last: Call) -> None:
         self.last = last
         self.estimate_s = self.attend_s = 0.0
-        self._cells = self._kept = 0.0
+        self._cells = 0.0
+        self._kept: Float[Tensor, "b h"] | None = None
         started = time.perf_counter()
-        patterns = dict(enumerate(last.path.patterns))
+        patterns: dict[int, Pattern] = dict(enumerate(last.path.patterns))
         lines = {head: own for head, own in patterns.items() if not _per_row_block(own)}
         # only the last chunk holds the queries that a tri-shape gives every key
         early = {
@@ -61,7 +63,7 @@ class LayerAttention:
         self._shaped = self._estimate(shaped, last)
         self.estimate_s += time.perf_counter() - started
 
-    def _estimate(self, patterns: dict[int, Pattern], call: Call) -> list:
+    def _estimate(self, patterns: Mapping[int, Pattern], call: Call) -> list[Part]:
         if not patterns:
             return []
         return estimate_parts(
@@ -106,7 +108,8 @@ class LayerAttention:
         self.attend_s += time.perf_counter() - estimated
         if call.run.record:
             cells = n * (m - n) + n * (n + 1) / 2
-            self._kept = self._kept + density(index) * cells
+            kept = density(index) * cells
+            self._kept = kept if self._kept is None else self._kept + kept
             self._cells += cells
         return call.back(out)
 
@@ -130,7 +133,7 @@ class LayerAttention:
                 backend=self.last.path.backend,
                 estimate_s=self.estimate_s,
                 attention_s=self.attend_s,
-                density=self._kept / self._cells if self._cells else None,
+                density=None if self._kept is None else self._kept / self._cells,
             )
         )
 

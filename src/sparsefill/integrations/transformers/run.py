@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
@@ -50,6 +50,7 @@ class LayerCall:
     recall: Float[Tensor, "b h n"] | None = None
 
 
+@runtime_checkable
 class WholePrompt(Protocol):
     """A prompt of which each call brings a chunk."""
 
