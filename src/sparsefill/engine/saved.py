@@ -81,6 +81,11 @@ class Saved:
                 or not _counts(self._settings["chunk"])
             ):
                 raise ValueError("impossible counts")
+            by_layers = self._settings["order"] == "layers"
+            layers, chunks = self._settings["architecture"]["layers"], self._settings["bounds"]
+            expected = self._done if by_layers else layers * bool(self._done)
+            if len(self._heads) != expected or self._done >= (layers if by_layers else len(chunks)):
+                raise ValueError(f"{self._done} done, heads of {len(self._heads)} layers")
             for own in self._heads:
                 if not (len(own["k"]) == len(own["v"]) == 3 and _counts(*own["k"], *own["v"])):
                     raise ValueError("impossible heads")
