@@ -121,7 +121,7 @@ def test_by_layers_no_policy_changes_the_logits(kv: str, tmp_path):
 
 def in_chunks(model, ids: Tensor, pattern, sizes: list[int]) -> Tensor:
     """Read chunk after chunk with the plain hook and transformers' own cache."""
-    cache, first = None, 0
+    cache, first, logits = None, 0, ids
     with torch.inference_mode(), sparse_prefill(model, pattern, min_length=1):
         for size in sizes:
             positions = torch.arange(first, first + size)[None]
@@ -132,8 +132,8 @@ def in_chunks(model, ids: Tensor, pattern, sizes: list[int]) -> Tensor:
                 use_cache=True,
                 logits_to_keep=POSITIONS,
             )
-            cache, first = result.past_key_values, first + size
-    return result.logits
+            cache, first, logits = result.past_key_values, first + size, result.logits
+    return logits
 
 
 @pytest.mark.parametrize("kv", ["keep", "host", "disk"])

@@ -131,7 +131,7 @@ def test_empty_prompts_are_refused(shape: tuple[int, int]):
 def test_other_layers_are_refused():
     """Falcon H1 and the like have layers that are no attention: here every second one."""
     config = transformers.Lfm2Config(
-        **SIZES, layer_types=["conv", "full_attention"], conv_L_cache=3, block_ff_dim=96
+        **SIZES, layer_types=["conv", "full_attention"], conv_L_cache=3
     )
     model: Any = transformers.AutoModelForCausalLM.from_config(config).eval()
     before = state(model)

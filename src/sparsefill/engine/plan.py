@@ -25,6 +25,7 @@ ORDERS = ("layers", "chunks")
 CHUNK = 8192  # tokens of a chunk, unless memory asks for fewer
 CHUNKS = tuple(2**power for power in range(15, 8, -1))  # what a plan chooses from
 PROCESS = 400 << 20  # bytes of Python, torch and transformers, where no more is known
+SLACK = 64 << 20  # bytes freed that glibc keeps at the end of its heap, at most
 ESTIMATE = 128 << 20  # bytes of weights that an estimate keeps at most
 SCRATCH = 32 << 20  # bytes of scores and gathered tiles of a backend
 
@@ -57,7 +58,7 @@ class Plan:
         rotary: sines and cosines of all positions.
         work: keys and values of the layer at hand.
         kept: keys and values of all layers, as the policy keeps them.
-        transient: what one chunk needs on its way through a layer.
+        transient: what one chunk needs on its way through a layer, beyond `index`.
         logits: of the last positions.
         index: what an estimate needs, and the cells that it found.
         process: everything else of the process; nothing on an accelerator.
@@ -246,8 +247,10 @@ class _Sizes:
             "disk": 0,
             "drop": 0,
         }[kv]
-        attention = 2 * self.queries  # the output, twice: as it is made and as it goes on
         projection = self.hidden + self.queries + self.kv + 2 * self.queries + self.fused
+        elsewhere = widest * max(self.mlp + 2 * self.hidden, self.norm, projection)
+        # the output stands there twice: as it is made and as it goes on
+        attending = self.index + widest * 2 * self.queries + (SCRATCH if self.on_host else 0)
         return Plan(
             b=self.b,
             tokens=self.tokens,
@@ -261,8 +264,7 @@ class _Sizes:
             rotary=held * self.rotary,
             work=0 if kv == "keep" else room * self.kv,
             kept=kept * self.layers,
-            transient=widest * max(self.mlp + 2 * self.hidden, self.norm, attention, projection)
-            + (SCRATCH if self.on_host else 0),
+            transient=max(attending, elsewhere) - self.index,
             logits=self.logits,
             index=self.index,
             process=self.process,
@@ -287,7 +289,7 @@ def _index_bytes(
 
 def _process_bytes(weights: int) -> int:
     """Measure what the process holds beside the weights."""
-    return max(PROCESS, _resident_bytes() - weights)
+    return max(PROCESS, _resident_bytes() - weights) + SLACK
 
 
 def _resident_bytes() -> int:

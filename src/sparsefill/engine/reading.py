@@ -28,7 +28,7 @@ from sparsefill.engine.lockstep import (
 from sparsefill.engine.plan import ORDERS, Plan, plan_prefill
 from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
-from sparsefill.engine.store import KVStore
+from sparsefill.engine.store import POLICIES, KVStore
 from sparsefill.engine.whole import LayerAttention, SideBySide, least_chunk
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import attention_layers, sparse_prefill
@@ -55,6 +55,8 @@ class Request:
     resume: bool
 
     def __post_init__(self) -> None:
+        if self.kv not in POLICIES:
+            raise InputError(f"kv must be one of {', '.join(POLICIES)}, got {self.kv!r}")
         if self.order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
         if self.order == "chunks" and self.kv == "drop":
