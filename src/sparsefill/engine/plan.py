@@ -25,7 +25,9 @@ ORDERS = ("layers", "chunks")
 CHUNK = 8192  # tokens of a chunk, unless memory asks for fewer
 CHUNKS = tuple(2**power for power in range(15, 8, -1))  # what a plan chooses from
 PROCESS = 400 << 20  # bytes of Python, torch and transformers, where no more is known
-SLACK = 64 << 20  # bytes freed that glibc keeps at the end of its heap, at most
+MAPPED = 32 << 20  # bytes from which glibc gives freed memory back at once
+SLACK = 2 * MAPPED  # bytes freed that it keeps at the end of its heap, at most
+HOLES = 0.5  # of what waits: holes between it, measured at 65,536 and 262,144 tokens
 ESTIMATE = 128 << 20  # bytes of weights that an estimate keeps at most
 SCRATCH = 32 << 20  # bytes of scores and gathered tiles of a backend
 
@@ -40,6 +42,7 @@ NAMES = {  # of the parts, for people
     "transient": "one chunk in MLP or attention",
     "logits": "logits",
     "index": "estimate and index",
+    "freed": "freed, but held by the allocator",
     "process": "the process itself",
 }
 
@@ -61,6 +64,7 @@ class Plan:
         transient: what one chunk needs on its way through a layer, beyond `index`.
         logits: of the last positions.
         index: what an estimate needs, and the cells that it found.
+        freed: what the allocator of the host keeps of smaller tensors that are gone.
         process: everything else of the process; nothing on an accelerator.
     """
 
@@ -79,6 +83,7 @@ class Plan:
     transient: int
     logits: int
     index: int
+    freed: int
     process: int
 
     @property
@@ -251,6 +256,10 @@ class _Sizes:
         elsewhere = widest * max(self.mlp + 2 * self.hidden, self.norm, projection)
         # the output stands there twice: as it is made and as it goes on
         attending = self.index + widest * 2 * self.queries + (SCRATCH if self.on_host else 0)
+        waiting = held * (self.hidden + self.queries + self.fused)
+        freed = 0
+        if self.on_host and widest * self.hidden < MAPPED:
+            freed = SLACK + int(HOLES * waiting)
         return Plan(
             b=self.b,
             tokens=self.tokens,
@@ -260,13 +269,14 @@ class _Sizes:
             weights=self.weights,
             embeddings=held * self.hidden,
             residual=held * self.hidden,
-            waiting=held * (self.hidden + self.queries + self.fused),
+            waiting=waiting,
             rotary=held * self.rotary,
             work=0 if kv == "keep" else room * self.kv,
             kept=kept * self.layers,
             transient=max(attending, elsewhere) - self.index,
             logits=self.logits,
             index=self.index,
+            freed=freed,
             process=self.process,
         )
 
@@ -289,7 +299,7 @@ def _index_bytes(
 
 def _process_bytes(weights: int) -> int:
     """Measure what the process holds beside the weights."""
-    return max(PROCESS, _resident_bytes() - weights) + SLACK
+    return max(PROCESS, _resident_bytes() - weights)
 
 
 def _resident_bytes() -> int:
