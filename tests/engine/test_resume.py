@@ -72,7 +72,7 @@ def count_forwards(model: Any) -> list[int]:
 
 @pytest.mark.parametrize(
     ("order", "kv", "step"),
-    [("layers", "disk", 20), ("layers", "keep", 9), ("chunks", "int8", 2)],
+    [("layers", "disk", 20), ("chunks", "int8", 2)],
 )
 def test_kill_and_resume(order: str, kv: str, step: int, tmp_path: Path):
     command = [sys.executable, "-c", KILLED, order, kv, str(step), str(tmp_path)]
@@ -101,7 +101,7 @@ def check_resumed(folder: Path, order: str, kv: str) -> list[int]:
 BY_LAYERS = 2 * CHUNKS  # steps of a layer
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 8, 9, 12, 15, 17, 23, 24])
+@pytest.mark.parametrize("step", [1, 8, 9, 15, 17, 24])
 @pytest.mark.parametrize("kv", ["keep", "drop"])
 def test_by_layers_at_most_one_is_repeated(kv: str, step: int, tmp_path: Path):
     folder = tmp_path / "saved"
