@@ -65,6 +65,15 @@ def by_engine(model, ids: Tensor, pattern, **options):
     )
 
 
+def assert_same(logits: Tensor, expected: Tensor, family: str, ids: Tensor, pattern) -> None:
+    """Compare bit for bit, or within the budget where torch rounds by the shape of products."""
+    if native.library() is not None:
+        assert torch.equal(logits, expected)
+        return
+    exact, _ = by_hook(exact_model(family), ids, pattern, backend="reference")
+    assert_logits_close(logits, expected, exact)
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, *LATE_ROPE])
 def test_every_family(family: str):
     stock = "eager" if family == "gemma2" else "sdpa"  # soft caps have no other
@@ -72,7 +81,7 @@ def test_every_family(family: str):
     for pattern in (PATTERNS["vertical-slash"], mixed_profile(model)):
         expected, density = by_hook(model, ids, pattern)
         read = by_engine(model, ids, pattern)
-        assert torch.equal(read.logits, expected)
+        assert_same(read.logits, expected, family, ids, pattern)
         assert read.run.density == pytest.approx(density)
         assert [call.layer for call in read.run.calls] == [0, 1]
 
@@ -106,9 +115,8 @@ def test_every_length(tokens: int):
 def test_every_chunk(chunk: int):
     model, ids = tiny_model("qwen2"), prompt(500)
     profile = mixed_profile(model)
-    assert torch.equal(
-        by_engine(model, ids, profile, chunk=chunk).logits, by_hook(model, ids, profile)[0]
-    )
+    read, (expected, _) = by_engine(model, ids, profile, chunk=chunk), by_hook(model, ids, profile)
+    assert_same(read.logits, expected, "qwen2", ids, profile)
 
 
 @pytest.mark.parametrize("kv", ["keep", "int8", "host", "disk", "drop"])
