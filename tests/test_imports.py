@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-OPTIONAL = ("transformers", "triton", "vllm", "matplotlib", "typer", "rich", "gguf")
+OPTIONAL = ("transformers", "triton", "vllm", "matplotlib", "typer", "rich", "gguf", "greenlet")
 
 OBSERVE = """
 import json, logging, sys, threading, warnings
@@ -32,9 +32,15 @@ HIDE = f"""
 import sys
 sys.modules.update(dict.fromkeys({OPTIONAL!r}))
 import torch
-from sparsefill import VerticalSlash, sparse_attention
+from sparsefill import *
 q = torch.randn(1, 2, 100, 32)
 assert sparse_attention(q, q, q, VerticalSlash(verticals=5, slashes=5)).isfinite().all()
+try:
+    prefill(torch.nn.Linear(1, 1), torch.ones(1, 1, dtype=torch.long))
+except UnsupportedError as error:
+    assert "pip install 'sparsefill[transformers]'" in str(error)
+else:
+    raise AssertionError
 """
 
 COMMAND_LINE = """

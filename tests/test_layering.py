@@ -17,6 +17,7 @@ MAY_IMPORT = {  # arrows are transitive
     "": {"attention"},  # the package itself only re-exports
     "cli": {
         "evals",
+        "engine",
         "search",
         "integrations",
         "draw",
@@ -27,6 +28,7 @@ MAY_IMPORT = {  # arrows are transitive
         "data",
     },
     "evals": {"attention", "profile", "metrics"},
+    "engine": {"integrations", "strict_json", "atomic"},
     "search": {"attention", "profile", "metrics", "static"},
     "integrations": {"attention", "profile", "metrics", "cost", "static"},
     "attention": {"estimate", "kernels", "_checks"},
@@ -58,9 +60,11 @@ MAY_IMPORT = {  # arrows are transitive
     "data": set(),  # texts
     "tile": set(),  # a constant: everyone may import it
 }
+LATE = {"": {"engine"}}  # shown by __getattr__ alone, and nothing beyond it
 ONLY_IN = {  # optional packages, and the modules named after them
     "triton": ("gpu.scores", "estimate.triton", "kernels.triton"),
-    "transformers": ("integrations.transformers",),
+    "transformers": ("integrations.transformers", "engine.cache"),
+    "greenlet": ("engine.lockstep",),
     "vllm": ("integrations.vllm",),
     "matplotlib": ("draw", "heatmap", "cli"),
     "typer": ("cli",),
@@ -130,7 +134,7 @@ def violations(module: str, source: str) -> list[str]:
             same_folder = f"{inside}.".startswith(f"{own}.")
             allowed = same_folder or to in (reachable("kernels") | {"tile"}) - {"kernels"}
         else:
-            allowed = to in reachable(row) | {"tile"}
+            allowed = to in reachable(row) | LATE.get(row, set()) | {"tile"}
         if not allowed:
             found.append(f"{module} imports {name}")
     return found
@@ -159,6 +163,10 @@ def test_imports_follow_the_arrows(module: str):
         ("metrics", "from sparsefill.attention import sparse_attention"),
         ("integrations.transformers.hook", "from sparsefill.cli import main"),
         ("attention", "import transformers"),
+        ("attention", "from sparsefill.engine import prefill"),
+        ("integrations.transformers.hook", "from sparsefill.engine.whole import SideBySide"),
+        ("engine.store", "from transformers import Cache"),
+        ("engine.reading", "from greenlet import greenlet"),
         ("integrations.vllm", "from transformers import AutoConfig"),
         ("kernels.torch", "import triton.language as tl"),
         ("metrics", "from rich.console import Console"),
@@ -189,3 +197,10 @@ def test_the_index_imports_its_companion_only_where_it_is_used():
     top = ast.Module(ast.parse(MODULES["index"]).body, [])
     direct = [ast.unparse(node) for node in top.body if isinstance(node, ast.ImportFrom)]
     assert not any("from_mask" in line for line in direct)
+
+
+def test_the_package_imports_the_engine_only_when_it_is_asked_for():
+    late = ("if TYPE_CHECKING:", "def __getattr__")
+    for node in ast.parse(MODULES["__init__"]).body:
+        if "sparsefill.engine" in ast.unparse(node):
+            assert ast.unparse(node).startswith(late)

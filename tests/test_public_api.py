@@ -21,11 +21,12 @@ ERRORS = {
     "SparsefillError",
     "UnsupportedError",
 }
-STAGES = {"Attended", "SparseIndex", "attend", "estimate", "sparse_attention"}
+STAGES = {"Attended", "SparseIndex", "attend", "estimate", "prefill", "sparse_attention"}
 POSITIONAL = {  # everything after the tensors and what the call is about is keyword-only
     "sparse_attention": ["q", "k", "v", "pattern"],
     "attend": ["q", "k", "v", "index"],
     "estimate": ["pattern", "q", "k"],
+    "prefill": ["model", "input_ids", "pattern"],
 }
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -2,8 +2,10 @@
 
 Three stages, each usable alone: a *pattern* says which family of cells a head keeps,
 `estimate` finds the cells of this input as a `SparseIndex`, `attend` computes them.
-`sparse_attention` is all three.
+`sparse_attention` is all three. `prefill` reads a whole prompt with a model.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from sparsefill.attention import sparse_attention
 from sparsefill.errors import (
@@ -27,6 +29,9 @@ from sparsefill.patterns import (
     VerticalSlash,
 )
 
+if TYPE_CHECKING:
+    from sparsefill.engine import prefill
+
 __version__ = "0.1.0.dev0"
 
 __all__ = [
@@ -47,5 +52,15 @@ __all__ = [
     "VerticalSlash",
     "attend",
     "estimate",
+    "prefill",
     "sparse_attention",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the prefill engine when it is asked for, not before."""
+    if name == "prefill":
+        from sparsefill.engine import prefill
+
+        return prefill
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

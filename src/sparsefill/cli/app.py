@@ -181,12 +181,35 @@ def prefill(
         typer.Option(min=1, help="stay dense below this many keys; default: where faster"),
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="tokens to generate after it")] = 24,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            help="keys and values: keep, int8, host, disk or drop. This and the next five options"
+            " read with the prefill engine, in chunks"
+        ),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="layers: all chunks layer by layer, or chunks: one by one")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="tokens of a chunk; default 8192, or what memory allows")
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="such as 8GiB: choose the chunk to fit, or refuse")
+    ] = None,
+    save_kv: Annotated[
+        Path | None, typer.Option(help="folder that keeps what was read, to resume from")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with what --save-kv holds")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="make warnings errors")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
     ] = False,
 ) -> None:
     """Read a long prompt sparsely, and show what it saved and what it cost."""
+    from sparsefill.cli.engine import EngineOptions
     from sparsefill.cli.prefill import Request, run_prefill
 
     with clear_errors():
@@ -208,6 +231,14 @@ def prefill(
                 new_tokens=new_tokens,
                 strict=strict,
                 trust_remote_code=trust_remote_code,
+                engine=EngineOptions(
+                    kv=kv,
+                    order=order,
+                    chunk=chunk,
+                    max_memory=max_memory,
+                    save_kv=save_kv,
+                    resume=resume,
+                ),
             ),
         )
 

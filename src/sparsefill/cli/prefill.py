@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
+from sparsefill.cli.engine import EngineOptions, read_with_engine
 from sparsefill.cli.inputs import read_text, resolve_device
 from sparsefill.data import novel
 from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
@@ -62,6 +63,7 @@ class Request:
     new_tokens: int
     strict: bool
     trust_remote_code: bool
+    engine: EngineOptions
 
 
 def run_prefill(console: Console, request: Request) -> None:
@@ -101,18 +103,34 @@ def run_prefill(console: Console, request: Request) -> None:
         request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
         loaded.model(ids[:, :WARM_UP], logits_to_keep=1)
+    engine = sparse = None
+    if request.engine.asked:  # first: the peak of what comes later would hide its own
+        sparse, engine = read_with_engine(
+            console,
+            loaded.model,
+            ids,
+            profile,
+            request.engine,
+            backend=request.backend,
+            min_length=request.min_length,
+            positions=POSITIONS,
+            new_tokens=request.new_tokens,
+        )
     dense = None
     if request.compare == "dense":
         stock = replace(request, backend="torch")  # has no dense kernel: transformers' SDPA
         dense = _read(console, loaded, ids, Dense(), stock, "dense")
-    static = None
+    static = measured = None
     if other_ids is not None:
         static = freeze(loaded.model, profile, other_ids, backend=request.backend)
-    sparse = _read(console, loaded, ids, profile, request, "sparse", static=static)
-    measured = _read(
-        console, loaded, ids, profile, request, "recall", static=static, measure=True
-    ).run
+    if sparse is None:
+        sparse = _read(console, loaded, ids, profile, request, "sparse", static=static)
+        measured = _read(
+            console, loaded, ids, profile, request, "recall", static=static, measure=True
+        ).run
     report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
+    if engine is not None:
+        report["engine"] = engine
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
@@ -120,8 +138,8 @@ def run_prefill(console: Console, request: Request) -> None:
         path = request.out / "report.json"
         write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"wrote {path}")
-        # pictures show what a pattern finds on this prompt
-        pictures = [] if static else draw_heads(loaded.model, ids, profile, request.out)
+        # pictures show what a pattern finds on this prompt, read in one piece
+        pictures = [] if static or engine else draw_heads(loaded.model, ids, profile, request.out)
         for picture in pictures:
             console.print(f"wrote {picture}")
 
@@ -137,6 +155,13 @@ def _check(request: Request) -> None:
             f"--profile goes with --method minference, got --method {request.method};"
             " leave one of them out"
         )
+    if request.engine.asked:
+        request.engine.check()
+        if request.static is not None:
+            raise InputError(
+                "--static reads the prompt in one piece, got options of the prefill engine;"
+                " leave one of them out"
+            )
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise InputError(f"--out must be a folder, got the file {request.out}")
 
@@ -227,10 +252,14 @@ def build_report(
     tokens: int,
     dense: Reading | None,
     sparse: Reading,
-    measured: Run,
+    measured: Run | None,
 ) -> dict[str, Any]:
-    """Collect every figure of the comparison as plain data."""
-    recall = measured.recall().double().sort().values
+    """Collect every figure of the comparison as plain data.
+
+    Args:
+        measured: a run that measured recall, which takes dense attention; None if none did.
+    """
+    recall = torch.empty(0) if measured is None else measured.recall().double().sort().values
     layers = [
         {
             "layer": call.layer,
@@ -238,7 +267,7 @@ def build_report(
             "density": 1.0 if call.density is None else float(call.density.mean()),
             "recall": None if call.recall is None else float(call.recall.double().mean()),
         }
-        for call in measured.calls
+        for call in (measured or sparse.run).calls
     ]
     sparse_calls = [call for call in sparse.run.calls if call.path == "sparse"]
     return {
@@ -302,20 +331,29 @@ def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse
     table.add_section()
     recall, logits = report["recall"], report["logits"]
     table.add_row("density", "100 %", f"{report['density']:.1%}")
-    table.add_row("recall, mean", "", _share(recall["mean"]))
-    table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
+    if recall["mean"] is not None:
+        table.add_row("recall, mean", "", _share(recall["mean"]))
+        table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
     if dense is not None:
         where = f"last {logits['positions']} logits"
         table.add_row(f"KL from dense, {where}", "", f"{logits['kl_mean']:.2e}")
         table.add_row(f"same top token, {where}", "", _share(logits["top1_agreement"]))
     table.add_section()
-    table.add_row("peak memory", "", f"{report['peak_bytes'] / 2**30:.2f} GiB")
+    if "engine" in report:
+        expected = report["engine"]["plan_bytes"]["peak"]
+        table.add_row("peak memory, expected", "", f"{expected / 2**30:.2f} GiB")
+    table.add_row("peak memory", "", f"{_peak(report) / 2**30:.2f} GiB")
     said = report["generated"]
     table.caption = "\n".join(
         f"{name}: {text!r}" for name, text in said.items() if text is not None
     )
     table.caption_justify = "left"
     return table
+
+
+def _peak(report: dict[str, Any]) -> int:
+    """Return the peak of the sparse reading, of the engine before anything else was read."""
+    return report.get("engine", report)["peak_bytes"]
 
 
 def _seconds(value: float | None) -> str:

@@ -7,7 +7,7 @@ function; heads of one family are estimated together, whatever their budgets.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 import torch
@@ -18,11 +18,11 @@ from sparsefill import abi, gpu
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
 from sparsefill.estimate import a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash
 from sparsefill.estimate.heads import EstimateKernels, Heads, estimate_heads
-from sparsefill.estimate.merge import merge_heads
+from sparsefill.estimate.merge import Part, merge_heads
 from sparsefill.index import SparseIndex
 from sparsefill.patterns import Pattern
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "estimate_parts", "merge_heads"]
 
 # importing registers them
 FAMILIES = (a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash)
@@ -72,19 +72,49 @@ def estimate(
         >>> estimate(AShape(sink=1, window=1), q, q).slash_tiles.tolist()
         [[[0], [0]]]
     """
-    b, h, n, d = q.shape
+    h = q.shape[1]
     patterns = list(pattern) if isinstance(pattern, Sequence) else [pattern] * h
     if len(patterns) != h:
         raise ShapeError(
             f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
             " pass one pattern for all heads or a sequence of h"
         )
+    parts = estimate_parts(
+        dict(enumerate(patterns)),
+        q,
+        k,
+        scale=scale,
+        softcap=softcap,
+        query_lengths=query_lengths,
+        key_lengths=key_lengths,
+        backend=backend,
+    )
+    return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)
+
+
+def estimate_parts(
+    patterns: Mapping[int, Pattern],
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_lengths: Int[Tensor, " b"] | None = None,
+    key_lengths: Int[Tensor, " b"] | None = None,
+    backend: str = "auto",
+) -> list[Part]:
+    """Find the cells of some query heads, family by family; `merge_heads` puts them together.
+
+    Args:
+        patterns: by query head.
+    """
+    b, n, d = q.shape[0], q.shape[2], q.shape[3]
     kernels, isa = _implementation(backend, q)
     full = torch.ones(b, dtype=torch.int32, device=q.device)
     queries = full * n if query_lengths is None else query_lengths.int().contiguous()
     keys = full * k.shape[2] if key_lengths is None else key_lengths.int().contiguous()
     families: dict[object, list[int]] = {}
-    for head, own in enumerate(patterns):  # heads that can be estimated together
+    for head, own in patterns.items():  # heads that can be estimated together
         families.setdefault((type(own), getattr(own, "block", None)), []).append(head)
     parts = []
     for members in families.values():
@@ -101,7 +131,7 @@ def estimate(
         )
         own = [patterns[head] for head in members]
         parts.append((heads.members, estimate_heads(own[0], own, heads)))
-    return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)
+    return parts
 
 
 def _implementation(

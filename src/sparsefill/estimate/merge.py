@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sparsefill.index import SparseIndex
 
+Part = tuple[Tensor, SparseIndex]  # query heads, and their index
 
-def merge_heads(parts: Sequence[tuple[Tensor, SparseIndex]], h: int) -> SparseIndex:
+
+def merge_heads(parts: Sequence[Part], h: int) -> SparseIndex:
     """Join indices of disjoint heads into one index of `h` heads.
 
     Args:

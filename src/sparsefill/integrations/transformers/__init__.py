@@ -90,12 +90,7 @@ def sparse_prefill(
         raise InputError(
             f"min_length must be at least 1, got {min_length}; pass None to predict for each head"
         )
-    modules = [m for m in _modules(model) if is_causal_attention(m)]
-    if not modules:
-        raise InputError(
-            f"{type(model).__name__} has no causal attention layers to make sparse;"
-            " pass a transformers decoder model"
-        )
+    modules = attention_layers(model)
     architecture = architecture_of(modules[0].config)
     if pattern is None:
         profile = default_profile(architecture)
@@ -180,6 +175,21 @@ def freeze(
     with torch.inference_mode(), reading as run:
         call(ids.to(next(model.parameters()).device), logits_to_keep=1, use_cache=False)
     return StaticIndices(layers=layers)
+
+
+def attention_layers(model: nn.Module) -> list[nn.Module]:
+    """List the attention modules of a decoder.
+
+    Raises:
+        InputError: the model has none that transformers can redirect.
+    """
+    modules = [m for m in _modules(model) if is_causal_attention(m)]
+    if not modules:
+        raise InputError(
+            f"{type(model).__name__} has no causal attention layers to make sparse;"
+            " pass a transformers decoder model"
+        )
+    return modules
 
 
 def _modules(module: nn.Module, found: dict[nn.Module, None] | None = None) -> Iterable[nn.Module]:

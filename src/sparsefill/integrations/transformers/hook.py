@@ -72,16 +72,16 @@ STOCK, BLOCKS = Path("stock"), Path("dense")
 
 
 def choose_path(
-    run: Run, module: nn.Module, q: Tensor, m: int, *, plain: bool, windowed: bool
+    run: Run, module: nn.Module, q: Tensor, n: int, m: int, *, plain: bool, windowed: bool
 ) -> Path:
     """Choose how to serve a causal call: the module's table from its second line on.
 
     Args:
+        n: queries.
         m: keys.
         plain: no padding, soft cap or window.
         windowed: some keys are hidden by a window.
     """
-    n = q.shape[2]
     not_ours = STOCK if plain and n in (1, m) else BLOCKS
     may_be_sparse = n >= TILE and m >= run.sparse_from
     may_be_compiled = n > 1 and (n < m or n >= COMPILED_FROM)
@@ -193,10 +193,11 @@ def sparsefill_attention(
     m = key.shape[2]
     if spans is None and n == m and run.is_news(others.get("position_ids"), module):
         require_one_sequence(others.get("position_ids"))
-    window = None if sliding_window is None or sliding_window >= m else sliding_window
+    sizes = (n, m) if run.whole is None else (run.whole.tokens, run.whole.tokens)
+    window = None if sliding_window is None or sliding_window >= sizes[1] else sliding_window
     plain = spans is None and window is None and softcap is None
-    path = choose_path(run, module, query, m, plain=plain, windowed=window is not None)
-    if path is STOCK and not run.watches(n):
+    path = choose_path(run, module, query, *sizes, plain=plain, windowed=window is not None)
+    if path is STOCK and run.whole is None and not run.watches(n):
         # at once: on short prompts each microsecond of a layer counts
         return _stock(module, query, key, value, scaling), None
     call = Call(
@@ -211,6 +212,8 @@ def sparsefill_attention(
         softcap=softcap,
         window=window,
     )
+    if run.whole is not None:
+        return run.whole.attend(call), None
     if run.on_qkv is not None and spans is None and n >= TILE:
         run.on_qkv(module, query, key, value, call.scale)
     return _sparse(call) if path.name == "sparse" else _dense(call), None
@@ -269,6 +272,12 @@ def _dense(call: Call) -> Float[Tensor, "b n h d"]:
         out = call.back(_in_blocks(call) if call.path is BLOCKS else _compiled(call))
     call.note(estimate_s=0.0, attention_s=clock() - started)
     return out
+
+
+def attend_densely(call: Call) -> Float[Tensor, "b n h d"]:
+    """Attend with a chunk of queries to all keys so far."""
+    by_kernel = call.path.name == "dense" and call.path.backend is not None
+    return call.back(_compiled(call) if by_kernel else _in_blocks(call))
 
 
 def _stock(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
@@ -50,6 +50,17 @@ class LayerCall:
     recall: Float[Tensor, "b h n"] | None = None
 
 
+@runtime_checkable
+class WholePrompt(Protocol):
+    """A prompt of which each call brings a chunk."""
+
+    tokens: int
+
+    def attend(self, call: Any) -> Float[Tensor, "b n h d"]:
+        """Attend with a chunk of queries, once all keys of the prompt are there."""
+        ...
+
+
 @dataclass(kw_only=True, eq=False)
 class Run:
     """Settings of a sparse prefill, and the record of its calls.
@@ -65,6 +76,8 @@ class Run:
         static: cells kept from another prompt, to use instead of an estimate.
         on_call: called after each prefill call, for progress.
         on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
+        whole: reads a prompt in chunks side by side: how long the prompt is, and what attends
+            to a chunk of it.
         admitted: layers known to be of a kind that is served.
     """
 
@@ -76,6 +89,7 @@ class Run:
     static: StaticIndices | None = None
     on_call: Callable[[LayerCall], None] | None = None
     on_qkv: OnQKV | None = None
+    whole: WholePrompt | None = None
     calls: list[LayerCall] = field(default_factory=list)
     admitted: WeakSet[nn.Module] = field(default_factory=WeakSet, repr=False)
     _seen: tuple[Tensor | None, int] = field(default=(None, -1), init=False, repr=False)

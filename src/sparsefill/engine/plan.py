@@ -1,0 +1,311 @@
+"""The memory that a prefill takes, part by part, before any work.
+
+What is counted stands at the peak of a layer: by layers, when all chunks wait for attention;
+by chunks, when one chunk is in the middle of a layer.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparsefill.engine.store import POLICIES, ROOM
+from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.run import architecture_of
+from sparsefill.patterns import BlockTopK, Pattern
+from sparsefill.tile import TILE
+
+ORDERS = ("layers", "chunks")
+CHUNK = 8192  # tokens of a chunk, unless memory asks for fewer
+CHUNKS = tuple(2**power for power in range(15, 8, -1))  # what a plan chooses from
+PROCESS = 400 << 20  # bytes of Python, torch and transformers, where no more is known
+MAPPED = 32 << 20  # bytes from which glibc gives freed memory back at once
+SLACK = MAPPED  # bytes freed that it keeps at the end of its heap (up to twice as many)
+HOLES = 0.5  # of what waits: holes between it, measured at 65,536 and 262,144 tokens
+ESTIMATE = 128 << 20  # bytes of weights that an estimate keeps at most
+SCRATCH = 32 << 20  # bytes of scores and gathered tiles of a backend
+
+NAMES = {  # of the parts, for people
+    "weights": "weights",
+    "embeddings": "token embeddings",
+    "residual": "residual stream",
+    "waiting": "inputs and queries of chunks that wait",
+    "rotary": "rotary tables and positions",
+    "work": "work buffer of keys and values",
+    "kept": "kept keys and values",
+    "transient": "one chunk in MLP or attention",
+    "logits": "logits",
+    "index": "estimate and index",
+    "freed": "freed, but held by the allocator",
+    "process": "the process itself",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The bytes that a prefill is expected to take on the model's device, at its peak.
+
+    Args:
+        b, tokens: size of the prompt.
+        kv, order, chunk: how it is read.
+        weights: parameters and buffers of the model.
+        embeddings: of tokens, which each chunk holds to its end.
+        residual: what goes into the next layer.
+        waiting: normed inputs and queries of chunks that wait for attention.
+        rotary: sines and cosines of all positions.
+        work: keys and values of the layer at hand.
+        kept: keys and values of all layers, as the policy keeps them.
+        transient: what one chunk needs on its way through a layer, beyond `index`.
+        logits: of the last positions.
+        index: what an estimate needs, and the cells that it found.
+        freed: what the allocator of the host keeps of smaller tensors that are gone.
+        process: everything else of the process; nothing on an accelerator.
+    """
+
+    b: int
+    tokens: int
+    kv: str
+    order: str
+    chunk: int
+    weights: int
+    embeddings: int
+    residual: int
+    waiting: int
+    rotary: int
+    work: int
+    kept: int
+    transient: int
+    logits: int
+    index: int
+    freed: int
+    process: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of each part, by the name of its field."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name in NAMES
+        }
+
+    @property
+    def peak(self) -> int:
+        """Bytes of all parts together."""
+        return sum(self.parts.values())
+
+    def rows(self) -> list[tuple[str, int]]:
+        """List the parts in words, with their bytes, and the peak last."""
+        return [*((NAMES[name], size) for name, size in self.parts.items()), ("peak", self.peak)]
+
+
+def plan_prefill(
+    model: nn.Module,
+    b: int,
+    tokens: int,
+    *,
+    kv: str = "keep",
+    order: str = "layers",
+    chunk: int | None = None,
+    logits_to_keep: int = 1,
+    max_memory: int | None = None,
+    patterns: Sequence[Pattern] = (),
+) -> Plan:
+    """Expect the memory of a prefill, and choose its chunk.
+
+    Args:
+        b: prompts.
+        tokens: of each prompt.
+        kv, order: as `prefill` has them.
+        chunk: tokens that pass the model at once; when None, the largest power of two from
+            512 to 32768 that fits `max_memory`, or 8192 without a limit.
+        logits_to_keep: how many last positions have logits.
+        max_memory: bytes that the peak may not exceed.
+        patterns: of the heads, whose indices count.
+
+    Raises:
+        InputError: an argument is out of range, or nothing fits `max_memory`.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=64, num_hidden_layers=2))
+        >>> plan_prefill(model, 1, 100_000, max_memory=64 << 30).chunk
+        32768
+    """
+    if kv not in POLICIES or order not in ORDERS:
+        raise InputError(
+            f"kv must be one of {', '.join(POLICIES)} and order one of {', '.join(ORDERS)},"
+            f" got {kv!r} and {order!r}"
+        )
+    if max_memory is not None and max_memory < 1:
+        raise InputError(f"max_memory must be a number of bytes above 0, got {max_memory}")
+    sizes = _Sizes.of(model, b, tokens, logits_to_keep, patterns)
+    if chunk is not None or max_memory is None:
+        candidates: Sequence[int] = (chunk or CHUNK,)
+    else:
+        candidates = CHUNKS
+    plans = [sizes.plan(kv, order, own) for own in candidates]
+    fitting = [plan for plan in plans if max_memory is None or plan.peak <= max_memory]
+    if fitting:
+        return fitting[0]
+    assert max_memory is not None
+    raise InputError(_nothing_fits(sizes, plans[-1], max_memory))
+
+
+def _nothing_fits(sizes: _Sizes, least: Plan, max_memory: int) -> str:
+    """Say how much is missing, and which other way of reading would fit."""
+    others = [
+        sizes.plan(kv, order, CHUNKS[-1])
+        for order in ORDERS
+        for kv in POLICIES
+        if not (order == "chunks" and kv == "drop")
+    ]
+    fitting = [f"kv={p.kv!r} with order={p.order!r}" for p in others if p.peak <= max_memory]
+    smallest = min(others, key=lambda plan: plan.peak)
+    remedy = (
+        f"these fit in chunks of {CHUNKS[-1]}: {', '.join(fitting)}"
+        if fitting
+        else f"the least is {_gib(smallest.peak)} with kv={smallest.kv!r} and"
+        f" order={smallest.order!r}; pass fewer tokens or more memory"
+    )
+    return (
+        f"{least.tokens} tokens need {_gib(least.peak)} with kv={least.kv!r},"
+        f" order={least.order!r} and chunks of {least.chunk}, got max_memory={_gib(max_memory)};"
+        f" {remedy}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """What the parts follow from: bytes of one token, and of what no token changes."""
+
+    b: int
+    tokens: int
+    layers: int
+    on_host: bool  # the model's device is the host
+    hidden: int  # bytes of a token in the residual stream
+    queries: int
+    kv: int  # keys and values of a layer
+    kv_int8: int
+    rotary: int
+    fused: int  # queries, keys and values where the model projects them together and holds on
+    mlp: int
+    norm: int
+    logits: int
+    weights: int
+    index: int
+    process: int
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, b: int, tokens: int, logits_to_keep: int, patterns: Sequence[Pattern]
+    ) -> _Sizes:
+        """Measure a model."""
+        config: Any = model.config
+        config = config.get_text_config()
+        shape, parameter = architecture_of(config), next(model.parameters())
+        item, d = parameter.dtype.itemsize, shape.head_dim
+        # a parameter that two modules share is listed once
+        own = [*model.parameters(), *model.buffers()]
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in own)
+        on_host = parameter.device.type == "cpu"
+        fused = any(name.endswith("qkv_proj") for name, _ in model.named_modules())
+        kinds = len(set(getattr(config, "layer_types", None) or [0]))
+        wide = 4  # bytes: norms are computed in float32
+        return cls(
+            b=b,
+            tokens=tokens,
+            layers=shape.layers,
+            on_host=on_host,
+            hidden=config.hidden_size * item,
+            queries=shape.heads * d * item,
+            kv=2 * shape.kv_heads * d * item,
+            kv_int8=2 * shape.kv_heads * (d + 4),  # 4: a float32 scale
+            rotary=2 * d * item * (kinds if kinds > 1 else 1) + 8,  # 8: the position
+            fused=(shape.heads + 2 * shape.kv_heads) * d * item if fused else 0,
+            mlp=3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) * item,
+            norm=config.hidden_size * (item + 2 * wide),
+            logits=b * logits_to_keep * config.vocab_size * item,
+            weights=weights,
+            index=_index_bytes(b, tokens, shape.heads, patterns, shape.layers, item),
+            process=_process_bytes(weights) if on_host else 0,
+        )
+
+    def plan(self, kv: str, order: str, chunk: int) -> Plan:
+        """Add up what a way of reading takes."""
+        widest = self.b * min(chunk, self.tokens)
+        every = self.b * self.tokens
+        held = every if order == "layers" else widest  # tokens in chunks that have begun
+        room = self.b * (self.tokens + ROOM)
+        kept = {
+            "keep": room * self.kv,
+            "int8": every * self.kv_int8,
+            "host": every * self.kv if self.on_host else 0,
+            "disk": 0,
+            "drop": 0,
+        }[kv]
+        projection = self.hidden + self.queries + self.kv + 2 * self.queries + self.fused
+        elsewhere = widest * max(self.mlp + 2 * self.hidden, self.norm, projection)
+        # the output stands there twice: as it is made and as it goes on
+        attending = self.index + widest * 2 * self.queries + (SCRATCH if self.on_host else 0)
+        waiting = held * (self.hidden + self.queries + self.fused)
+        freed = 0
+        if self.on_host and widest * self.hidden < MAPPED:
+            freed = SLACK + int(HOLES * waiting)
+        return Plan(
+            b=self.b,
+            tokens=self.tokens,
+            kv=kv,
+            order=order,
+            chunk=chunk,
+            weights=self.weights,
+            embeddings=held * self.hidden,
+            residual=held * self.hidden,
+            waiting=waiting,
+            rotary=held * self.rotary,
+            work=0 if kv == "keep" else room * self.kv,
+            kept=kept * self.layers,
+            transient=max(attending, elsewhere) - self.index,
+            logits=self.logits,
+            index=self.index,
+            freed=freed,
+            process=self.process,
+        )
+
+
+def _index_bytes(
+    b: int, tokens: int, h: int, patterns: Sequence[Pattern], layers: int, item: int
+) -> int:
+    """Count what estimates need for one layer, and the lists of cells that they make."""
+    lines = [p for p in patterns if hasattr(p, "verticals")]
+    blocks = [p for p in patterns if isinstance(p, BlockTopK)]
+    found = 0
+    if lines:
+        sums = 2 * b * h * tokens * 4  # float32, of each column and each diagonal
+        found += sums + min(ESTIMATE, b * h * TILE * tokens * item)
+    if blocks:
+        tiles = sum(min(p.blocks * p.block, tokens) // TILE for p in blocks) // layers
+        found += 3 * b * tiles * (tokens // TILE) * 4  # int32: as estimated, merged, checked
+    return found
+
+
+def _process_bytes(weights: int) -> int:
+    """Measure what the process holds beside the weights."""
+    return max(PROCESS, _resident_bytes() - weights)
+
+
+def _resident_bytes() -> int:
+    """Return the memory that the process holds now."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text("ascii").split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024  # bytes there, KiB elsewhere

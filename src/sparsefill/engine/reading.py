@@ -1,0 +1,239 @@
+"""One prompt, read by layers or by chunks, saved on the way if asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sparsefill.engine import OnProgress, Prefilled
+from sparsefill.engine.cache import chunk_cache, decode_cache
+from sparsefill.engine.lockstep import (
+    AtAttention,
+    AtLayer,
+    Chunk,
+    Finished,
+    decoder_layers,
+    returns_tuple,
+    skipping,
+    stops_before,
+)
+from sparsefill.engine.plan import ORDERS, Plan, plan_prefill
+from sparsefill.engine.rope import positions_of_the_whole
+from sparsefill.engine.saved import Saved, settings_of
+from sparsefill.engine.store import POLICIES, KVStore
+from sparsefill.engine.whole import LayerAttention, SideBySide, least_chunk
+from sparsefill.errors import InputError
+from sparsefill.integrations.transformers import attention_layers, sparse_prefill
+from sparsefill.integrations.transformers.run import Run
+from sparsefill.kernels import BackendName
+from sparsefill.patterns import BlockTopK, Pattern
+from sparsefill.profile import Profile
+from sparsefill.tile import TILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How to read a prompt; the fields are the options of `prefill`."""
+
+    kv: str
+    order: str
+    chunk: int | None
+    max_memory: int | None
+    logits_to_keep: int
+    backend: BackendName
+    min_length: int | None
+    record: bool
+    folder: Path | None
+    resume: bool
+
+    def __post_init__(self) -> None:
+        if self.kv not in POLICIES:
+            raise InputError(f"kv must be one of {', '.join(POLICIES)}, got {self.kv!r}")
+        if self.order not in ORDERS:
+            raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+        if self.order == "chunks" and self.kv == "drop":
+            raise InputError("order='chunks' reads keys again, got kv='drop'; pass another kv")
+        if self.chunk is not None and self.chunk < TILE:
+            raise InputError(f"chunk must be at least {TILE} tokens, got {self.chunk}")
+        if self.logits_to_keep < 1:
+            raise InputError(f"logits_to_keep must be at least 1, got {self.logits_to_keep}")
+        if self.resume and self.folder is None:
+            raise InputError("resume goes on from a folder, got none; pass save_kv")
+
+
+def read(
+    model: nn.Module,
+    input_ids: Int[Tensor, "b n"],
+    pattern: Profile | Pattern | None,
+    request: Request,
+    *,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Prefilled:
+    """Read a prompt; what `prefill` says."""
+    if input_ids.ndim != 2 or input_ids.numel() == 0:
+        raise InputError(
+            "the prompt must be token ids of shape (b, n) with at least one token,"
+            f" got shape {tuple(input_ids.shape)}"
+        )
+    b, tokens = input_ids.shape
+    store = KVStore(request.kv, tokens, folder=request.folder)
+    layers = decoder_layers(model, attention_layers(model))
+    saved = None if request.folder is None else Saved(request.folder, resume=request.resume)
+    opened = sparse_prefill(
+        model,
+        pattern,
+        backend=request.backend,
+        min_length=request.min_length,
+        record=request.record,
+    )
+    with torch.inference_mode(), opened as run:
+        every = [own for layer in run.profile.layers for own in layer]
+        plan = plan_prefill(
+            model,
+            b,
+            tokens,
+            kv=request.kv,
+            order=request.order,
+            chunk=request.chunk or (saved.chunk if saved is not None else None),
+            logits_to_keep=request.logits_to_keep,
+            max_memory=request.max_memory,
+            patterns=every,
+        )
+        if on_plan is not None:
+            on_plan(plan)
+        bounds = chunks_of(
+            tokens,
+            plan.chunk,
+            least=max(least_chunk(every), request.logits_to_keep),
+            step=math.lcm(*(p.block for p in every if isinstance(p, BlockTopK)), TILE),
+        )
+        if saved is not None:
+            settings = settings_of(model, input_ids, run, bounds, kv=request.kv)
+            saved.begin({**settings, "order": request.order, "chunk": plan.chunk})
+        reader = _Reader(model, input_ids, store, layers, request.logits_to_keep, saved)
+        with positions_of_the_whole(model, tokens):
+            if request.order == "layers":
+                logits = reader.side_by_side(bounds, run, on_progress or _silent)
+            else:
+                logits = reader.one_by_one(bounds, on_progress or _silent)
+    cache = None if request.kv == "drop" else decode_cache(store, len(layers))
+    return Prefilled(logits=logits, cache=cache, run=run, plan=plan)
+
+
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def chunks_of(tokens: int, chunk: int, *, least: int, step: int) -> list[tuple[int, int]]:
+    """Cut a prompt into chunks.
+
+    Args:
+        least: tokens that the last chunk needs; it takes those of the one before if it must.
+        step: all chunks but the last are multiples of it.
+
+    Example:
+        >>> chunks_of(1000, 256, least=64, step=64)
+        [(0, 256), (256, 512), (512, 768), (768, 1000)]
+        >>> chunks_of(1000, 320, least=64, step=64)
+        [(0, 320), (320, 640), (640, 1000)]
+    """
+    size = max(step, chunk // step * step)
+    firsts = list(range(0, tokens, size))
+    while len(firsts) > 1 and tokens - firsts[-1] < least:
+        firsts.pop()
+    return list(zip(firsts, [*firsts[1:], tokens], strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads one prompt with one model."""
+
+    model: nn.Module
+    ids: Int[Tensor, "b n"]
+    store: KVStore
+    layers: Sequence[nn.Module]
+    logits_to_keep: int
+    saved: Saved | None
+
+    def read(self, first: int, last: int, *, keep: bool) -> Tensor:
+        """Run the model on a chunk, those before it cached, and return its logits."""
+        device = next(self.model.parameters()).device
+        call: Any = self.model
+        positions = torch.arange(first, last, device=device)
+        return call(
+            self.ids[:, first:last].to(device),
+            position_ids=positions.expand(len(self.ids), -1),
+            past_key_values=chunk_cache(self.store, len(self.layers), first, keep=keep),
+            use_cache=True,
+            logits_to_keep=min(self.logits_to_keep, last - first),
+        ).logits
+
+    def one_by_one(self, bounds: Sequence[tuple[int, int]], on_progress: OnProgress) -> Tensor:
+        """Read each chunk to its end before the next."""
+        logits = None
+        done = 0 if self.saved is None else self.saved.restore(self.store, bounds)
+        for number, (first, last) in enumerate(bounds[done:], start=done + 1):
+            logits = self.read(first, last, keep=True)
+            if self.saved is not None and number < len(bounds):
+                self.saved.note(number, self.store)
+            on_progress(number, len(bounds))
+        assert logits is not None
+        return logits
+
+    def side_by_side(
+        self, bounds: Sequence[tuple[int, int]], run: Run, on_progress: OnProgress
+    ) -> Tensor:
+        """Read all chunks layer by layer."""
+        tokens, count = bounds[-1][1], len(self.layers)
+        skipped = 0 if self.saved is None else self.saved.restore(self.store, bounds)
+        total, done = 2 * count * len(bounds), 2 * skipped * len(bounds)
+        with ExitStack() as stack:
+            if skipped:
+                tuples = returns_tuple(self.model, self.layers[0])
+                stack.enter_context(skipping(self.layers[:skipped], returns_tuple=tuples))
+            stack.enter_context(stops_before(self.layers, skipped=skipped))
+            run.whole = SideBySide(tokens)
+            chunks = [Chunk(a, b, lambda a=a, b=b: self.read(a, b, keep=False)) for a, b in bounds]
+            for chunk in chunks:
+                stack.callback(chunk.close)
+                at = chunk.go_on()
+                assert isinstance(at, AtLayer), at
+            last: Any = None
+            for number in range(skipped, count):
+                resumed = self.saved if 0 < number == skipped else None
+                calls = []
+                for chunk in chunks:
+                    own = (
+                        None
+                        if resumed is None
+                        else resumed.hidden(number, chunk.first, last=chunk.last)
+                    )
+                    at = chunk.go_on(own)
+                    assert isinstance(at, AtAttention), at
+                    calls.append(at.call)
+                    done += 1
+                    on_progress(done, total)
+                attention = LayerAttention(calls[-1])
+                for place, chunk in enumerate(chunks):
+                    call, calls[place] = calls[place], None
+                    last = chunk.go_on(attention.of(call))
+                    del call
+                    if self.saved is not None and isinstance(last, AtLayer):
+                        self.saved.keep_hidden(last.layer, chunk.first, last.hidden, tokens=tokens)
+                    done += 1
+                    on_progress(done, total)
+                attention.note()
+                self.store.keep(number, 0, tokens)
+                if self.saved is not None and number + 1 < count:
+                    self.saved.note(number + 1, self.store)
+        assert isinstance(last, Finished), last
+        return last.logits

@@ -1,0 +1,113 @@
+"""The memory that is expected: what it consists of, what it chooses, what it measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sparsefill import BlockTopK, InputError, VerticalSlash
+from sparsefill.engine.plan import CHUNKS, NAMES, ORDERS, plan_prefill
+from sparsefill.engine.store import POLICIES, ROOM
+from tests.support.models import tiny_model
+
+TOKENS = 100_000
+WAYS = [(kv, order) for kv in POLICIES for order in ORDERS if (kv, order) != ("drop", "chunks")]
+
+
+def test_the_parts_of_a_known_model():
+    """The tiny Llama: 2 layers, hidden 64, 4 heads on 2 of 16, MLP 96, float32."""
+    plan = plan_prefill(tiny_model("llama-3"), 2, TOKENS, kv="int8", chunk=1024, logits_to_keep=3)
+    assert plan.embeddings == plan.residual == 2 * TOKENS * 64 * 4
+    assert plan.waiting == 2 * TOKENS * (64 + 4 * 16) * 4
+    assert plan.rotary == 2 * TOKENS * (2 * 16 * 4 + 8)
+    assert plan.work == 2 * (TOKENS + ROOM) * 2 * 2 * 16 * 4
+    assert plan.kept == 2 * 2 * TOKENS * 2 * 2 * (16 + 4)
+    assert plan.logits == 2 * 3 * 128 * 4
+    assert plan.peak == sum(plan.parts.values())
+    assert plan.rows()[-1] == ("peak", plan.peak)
+    assert [name for name, _ in plan.rows()[:-1]] == list(NAMES.values())
+
+
+def test_policies_and_orders_cost_what_they_keep():
+    model = tiny_model("llama-3", num_hidden_layers=8)
+    peaks = {way: plan_prefill(model, 1, TOKENS, kv=way[0], order=way[1]).peak for way in WAYS}
+    for order in ORDERS:
+        assert peaks["disk", order] < peaks["int8", order] < peaks["keep", order]
+    for kv in ("keep", "int8", "host", "disk"):
+        assert peaks[kv, "chunks"] < peaks[kv, "layers"]
+    assert peaks["drop", "layers"] == peaks["disk", "layers"]
+
+
+def test_indices_count():
+    model = tiny_model("llama-3")
+    plain = plan_prefill(model, 1, TOKENS)
+    for pattern in (VerticalSlash(), BlockTopK(blocks=100)):
+        assert plan_prefill(model, 1, TOKENS, patterns=[pattern] * 8).index > plain.index == 0
+
+
+def test_the_largest_chunk_that_fits_is_chosen():
+    model = tiny_model("llama-3", intermediate_size=4096)
+    for chunk in CHUNKS:
+        own = plan_prefill(model, 1, TOKENS, chunk=chunk).peak
+        assert plan_prefill(model, 1, TOKENS, max_memory=own).chunk == chunk
+        assert plan_prefill(model, 1, TOKENS, max_memory=own).peak <= own
+    assert plan_prefill(model, 1, TOKENS).chunk == 8192
+
+
+def test_what_does_not_fit_names_what_would():
+    model = tiny_model("llama-3", num_hidden_layers=8)
+    least = plan_prefill(model, 1, TOKENS, chunk=512)
+    limit = plan_prefill(model, 1, TOKENS, kv="int8", order="chunks", chunk=512).peak
+    assert limit < least.peak
+    with pytest.raises(InputError) as refused:
+        plan_prefill(model, 1, TOKENS, max_memory=limit)
+    assert "kv='int8' with order='chunks'" in str(refused.value)
+    assert "kv='keep' with order='layers'," not in str(refused.value)
+    with pytest.raises(InputError, match=r"the least is \d.* pass fewer tokens or more memory"):
+        plan_prefill(model, 1, TOKENS, max_memory=10 << 20)
+    with pytest.raises(InputError, match="chunks of 32768, got max_memory"):
+        plan_prefill(model, 1, TOKENS, chunk=32768, max_memory=limit)
+
+
+@pytest.mark.parametrize("wrong", [{"kv": "float4"}, {"order": "heads"}, {"max_memory": 0}])
+def test_bad_arguments_are_refused(wrong: dict):
+    with pytest.raises(InputError):
+        plan_prefill(tiny_model("llama-3"), 1, TOKENS, **wrong)
+
+
+MEASURE = """
+import json, resource, sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from sparsefill import AShape, prefill
+torch.set_num_threads(1)
+heads = dict(num_attention_heads=8, num_key_value_heads=4)
+sizes = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, vocab_size=1000)
+model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+read = prefill(
+    model, torch.ones(1, 65536, dtype=torch.long), AShape(sink=4, window=128), kv=sys.argv[1],
+    order=sys.argv[2],
+)
+measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([read.plan.peak, measured]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
+@pytest.mark.parametrize(("kv", "order"), [("keep", "layers"), ("int8", "chunks")])
+def test_the_peak_is_within_15_percent(kv: str, order: str):
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, kv, order],
+        env=there,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    expected, measured = json.loads(done.stdout)
+    assert 0.85 < expected / measured < 1.15
