@@ -131,6 +131,7 @@ def test_a_signal_ends_the_command_cleanly(tiny: Path):
     """The real thing: a process that gets SIGINT while it reads."""
     code = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs may ignore it
         "from sparsefill.cli.engine import _Watch\n"
         "step = _Watch.step\n"
         "def interrupt(self, done, total):\n"
