@@ -58,7 +58,7 @@ def test_static_patterns_are_predicted_as_they_are_kept():
     """Without the constants, the prediction is the number of tiles and columns read."""
     pattern = AShape(sink=64, window=512)
     q = torch.zeros(1, 1, 4096, 8)
-    kept = float(estimate(pattern, q, q).key_counts().sum()) / TILE
+    kept = float(estimate(pattern, q, q).keys_read().sum()) / TILE
     costs = COSTS["cpu"]
     predicted = sparse_cost(pattern, 4096, 4096, costs) - costs.head - costs.row_block * 64
     assert predicted == pytest.approx(costs.tile * kept, rel=0.05)

@@ -145,7 +145,7 @@ def _samples(
         tiles, rows = 1, -(-n // TILE)
         while tiles <= min(MOST_TILES, rows):
             index = slash_index(problem, tiles, seed)
-            work = [float(index.key_counts().sum()) / TILE, float(h * rows)]
+            work = [float(index.keys_read().sum()) / TILE, float(h * rows)]
             function = partial(attend, *qkv, index, backend=backend)
             yield f"attend {n} {tiles}", Sample("attend", work, function, qkv, index)
             tiles *= 2

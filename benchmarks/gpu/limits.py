@@ -101,7 +101,7 @@ def attend_work(problem: Problem, density: float, index: SparseIndex | None = No
     flops = problem.flops * density
     if index is None:
         return Work(flops=flops, bytes=once)
-    keys = int(index.key_counts().sum()) * h // index.x  # over the row blocks of query heads
+    keys = int(index.keys_read().sum()) * h // index.x  # over the row blocks of query heads
     return Work(
         flops=flops,
         bytes=once,

@@ -19,7 +19,6 @@ from sparsefill.tile import TILE
 
 SIZES = ("n", "m", "query_lengths", "key_lengths")
 NEVER = torch.iinfo(torch.int32).max  # sorts after every key and offset; no query reaches it
-MAX_PAIRS = 2**22  # pairs of columns and tiles looked at together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,14 +153,14 @@ class SparseIndex:
         return position.masked_fill(query >= self.query_lengths[:, None], -1)
 
     def key_counts(self) -> Int64[Tensor, "b x i"]:
-        """Count the keys that each row block reads, tiles counted whole.
+        """Count the keys that each row block has in reach, tiles counted whole.
 
-        This is what attending costs, known before attending: 64 queries times this. A column
-        inside a tile is not read again, and not counted.
+        Columns inside tiles are counted too, although they are not read twice: `keys_read`
+        leaves them out.
         """
         ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).contiguous()
         tiles = torch.searchsorted(self.sorted_slash_tiles(), ends)
-        columns = torch.searchsorted(self.sorted_columns(), ends) - self._covered_columns()
+        columns = torch.searchsorted(self.sorted_columns(), ends)
         if self.row_ptr is not None:
             tiles = tiles + self.row_ptr.diff()
         first_query = torch.arange(self.row_blocks, device=self.device) * TILE
@@ -169,71 +168,45 @@ class SparseIndex:
         return (tiles * TILE + columns) * exists[:, None]
 
     def keys_read(self) -> Int64[Tensor, "b x"]:
-        """Count the keys that all row blocks read: the sum of `key_counts`, without listing them.
+        """Count the keys that all row blocks read, tiles counted whole and no key twice.
+
+        This is what attending costs, known before attending: 64 queries times this.
 
         Example:
             >>> mask = torch.ones(1, 1, 130, 130, dtype=torch.bool).tril()
             >>> SparseIndex.from_mask(mask).keys_read().tolist()
             [[384]]
         """
-        if self.row_ptr is not None and self.column_counts.any():
-            return self.key_counts().sum(-1)
         rows = (-(-self.query_lengths // TILE)).long()[:, None, None]  # row blocks
         shift = (self.key_lengths - self.query_lengths).long()[:, None, None]
         tiles, columns = self.sorted_slash_tiles().long(), self.sorted_columns().long()
-
-        def reached(places: Tensor) -> Tensor:
-            """Count the row blocks that end after a place."""
-            before = (places + 1 - shift).clamp(min=1)
-            return (rows - (-(-before // TILE) - 1)).clamp(min=0)
-
-        # each pair of column and tile meets in one row block, if that row block is there
+        # a slash tile moves as far as row block ends do: it meets a column in one row block,
+        # if that row block is there
         last = torch.searchsorted(tiles, (TILE * rows + shift - columns).contiguous())
         first = torch.searchsorted(tiles, (shift - columns).contiguous())
-        alone = (reached(columns) - (last - first)).sum(-1)
-        total = TILE * reached(tiles).sum(-1) + alone
-        if self.row_ptr is not None:
-            total = total + TILE * (self.row_ptr[..., -1] - self.row_ptr[..., 0])
-        return total
-
-    def _covered_columns(self) -> Int64[Tensor, "b x i"]:
-        """Count the columns that tiles of each row block cover.
-
-        A slash tile moves by as much as the row block ends do, so that it meets each column in
-        at most one row block.
-        """
-        found = torch.zeros(self.b, self.x, self.row_blocks, dtype=torch.long, device=self.device)
-        columns, tiles = self.sorted_columns().long(), self.sorted_slash_tiles().long()
-        shift = (self.key_lengths - self.query_lengths).long()[:, None, None]
-        for part in tiles.split(max(1, MAX_PAIRS // max(1, columns.numel())), dim=-1):
-            end = columns[..., None] + part[..., None, :] + 1 - shift[..., None]
-            row_block = (-(-end // TILE) - 1).flatten(2)
-            there = (row_block >= 0) & (row_block < self.row_blocks)
-            found.scatter_add_(2, row_block.clamp(0, self.row_blocks - 1), there.long())
+        covered = (last - first).sum(-1)
         if self.row_ptr is not None and self.tile_starts is not None and columns.shape[-1]:
-            found += self._columns_in_further_tiles(columns)
-        return found
+            covered = covered + self._columns_in_further_tiles(columns)
+        return self.key_counts().sum(-1) - covered
 
-    def _columns_in_further_tiles(self, columns: Int64[Tensor, "b x c"]) -> Int64[Tensor, "b x i"]:
-        """Count the columns inside the tiles that each row block has of its own."""
+    def _columns_in_further_tiles(self, columns: Int64[Tensor, "b x c"]) -> Int64[Tensor, "b x"]:
+        """Count the columns inside the tiles that row blocks have of their own."""
         assert self.row_ptr is not None
         assert self.tile_starts is not None
-        counts = self.row_ptr.diff().long()
-        owner = torch.arange(counts.numel(), device=self.device).repeat_interleave(counts.flatten())
-        before = counts.flatten().cumsum(0) - counts.flatten()
-        place = self.row_ptr[..., :-1].flatten() - before
-        starts = self.tile_starts.long()[
-            place[owner] + torch.arange(len(owner), device=place.device)
-        ]
+        counts = self.row_ptr.diff().flatten()
+        owner = torch.arange(len(counts), device=self.device).repeat_interleave(counts)
+        place = self.row_ptr[..., :-1].flatten() - (counts.cumsum(0) - counts)
+        starts = self.tile_starts.long()[place[owner] + torch.arange(len(owner), device=self.device)]
         ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).flatten()[owner]
+        head = owner // self.row_blocks
         apart = 2**32 * torch.arange(self.b * self.x, device=self.device)  # one list of all heads
         ranked = (columns.flatten(0, 1) + apart[:, None]).flatten()
         first, last = (
-            torch.searchsorted(ranked, torch.minimum(start, ends) + apart[owner // self.row_blocks])
+            torch.searchsorted(ranked, torch.minimum(start, ends) + apart[head])
             for start in (starts, starts + TILE)
         )
-        inside = torch.zeros(counts.numel(), dtype=torch.long, device=self.device)
-        return inside.scatter_add_(0, owner, last - first).view(counts.shape)
+        inside = torch.zeros(self.b * self.x, dtype=torch.long, device=self.device)
+        return inside.scatter_add_(0, head, last - first).view(self.b, self.x)
 
     def keys_of(
         self, sequence: Int[Tensor, " w"], head: Int[Tensor, " w"], row_block: Int[Tensor, " w"]

@@ -54,7 +54,7 @@ def test_ragged_sequences_keep_only_keys_they_have():
 def test_cost_is_predicted_from_the_tiles_that_are_read(offsets: set[int]):
     pattern = FixedSlash(offsets=(0, *sorted(offsets)), verticals=0, sink=0)
     q = torch.zeros(1, 1, 1024, 8)
-    kept = float(estimate(pattern, q, q).key_counts().sum()) / TILE
+    kept = float(estimate(pattern, q, q).keys_read().sum()) / TILE
     costs = COSTS["cpu"]
     fixed = costs.head + costs.row_block * 16 + costs.probe_tile * 16
     assert sparse_cost(pattern, 1024, 1024, costs) - fixed == pytest.approx(costs.tile * kept)
