@@ -34,8 +34,8 @@ def test_scores_are_those_of_the_metrics():
     assert torch.allclose(scores.density[0].float(), density(index)[0].float())
     assert torch.allclose(scores.error[0].float(), output_error(out, dense)[0])
     assert torch.allclose(scores.lost[0].float(), 1 - kept, atol=1e-5)
-    whole = every.key_counts().sum()
-    assert torch.allclose(scores.cost[0], 4 * index.key_counts().sum(-1)[0].double() / whole)
+    whole = every.keys_read().sum()
+    assert torch.allclose(scores.cost[0], 4 * index.keys_read()[0].double() / whole)
 
 
 def test_what_heads_add_is_what_reaches_the_next_layer():
