@@ -25,10 +25,11 @@ from benchmarks.arguments import parse_lengths
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.app import clear_errors
 from sparsefill.cli.inputs import read_text
-from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
+from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.integrations.transformers import architecture_of
+from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.integrations.transformers.loading import Loaded, load_model
 from sparsefill.profile import Profile
 from sparsefill.search import (
@@ -130,16 +131,14 @@ def search(console: Console, loaded: Loaded, tokens: int, work: Path) -> Session
         synthetic_prompt(loaded.tokenizer, tokens),
     ]
     config: Any = loaded.model.config
+    with console.status("hashing the weights"):
+        weights = weights_sha256(loaded.model)
     session = Session(
         read=layer_reader(loaded.model, "auto"),
         architecture=architecture_of(config.get_text_config()),
         prompts=prompts,
         settings=Settings(),
-        identity={
-            "model": loaded.name,
-            "weights": weights_sha256(loaded.model),
-            "versions": versions(),
-        },
+        identity={"model": loaded.name, "weights": weights, "versions": versions()},
         work=work,
     )
     kept = session.begin()

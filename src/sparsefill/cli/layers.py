@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -24,17 +23,6 @@ from sparsefill.integrations.transformers.run import layer_of
 from sparsefill.patterns import Dense
 from sparsefill.search import Layer
 from sparsefill.search.session import Look, Read
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Hash every weight and buffer of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        whole = tensor.detach().contiguous().flatten().view(torch.uint8)
-        for part in whole.split(2**28):
-            digest.update(part.cpu().numpy().data)
-    return digest.hexdigest()
 
 
 def progress_of_layers(console: Console) -> Progress:

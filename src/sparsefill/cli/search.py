@@ -14,11 +14,12 @@ from rich.table import Table
 
 from sparsefill.cli.held_out import report_held_out
 from sparsefill.cli.inputs import read_text, resolve_device
-from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
+from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import architecture_of, freeze
+from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.kernels import choose_backend
 from sparsefill.profile import Profile
@@ -87,7 +88,7 @@ def run_search(console: Console, request: Request) -> None:
         held_out = _held_out(loaded, request, held_texts)
         _require_other_text(prompts, held_out)
     _warn_of_length(console, loaded, prompts)
-    session = _session(request, settings, loaded, prompts)
+    session = _session(console, request, settings, loaded, prompts)
     _score(console, session)
     found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
     static = None
@@ -210,14 +211,12 @@ def _warn(console: Console, what: str) -> None:
 
 
 def _session(
-    request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
+    console: Console, request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
 ) -> Session:
     config: Any = loaded.model.config
-    identity = {
-        "model": loaded.name,
-        "weights": weights_sha256(loaded.model),
-        "versions": versions(),
-    }
+    with console.status("hashing the weights"):
+        weights = weights_sha256(loaded.model)
+    identity = {"model": loaded.name, "weights": weights, "versions": versions()}
     return Session(
         read=layer_reader(loaded.model, request.backend),
         architecture=architecture_of(config.get_text_config()),
