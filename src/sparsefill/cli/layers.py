@@ -1,4 +1,4 @@
-"""What a search and its held-out check share: reading layers, and a progress bar."""
+"""What commands that go through the layers of a model share: a reader and a progress bar."""
 
 from __future__ import annotations
 

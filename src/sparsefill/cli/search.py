@@ -13,15 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsefill.cli.held_out import report_held_out
-from sparsefill.cli.inputs import read_text, resolve_device
+from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
 from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import architecture_of, freeze
 from sparsefill.integrations.transformers.identity import weights_sha256
-from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
-from sparsefill.kernels import choose_backend
+from sparsefill.integrations.transformers.loading import Loaded, position_limit
 from sparsefill.profile import Profile
 from sparsefill.search import (
     Choice,
@@ -38,11 +37,10 @@ HELD_OUT_SEED = 1_000_003  # added to the seed: other keys and values than any c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(ModelOptions):
     """What the user asked for; the fields are the options of the command."""
 
     out: Path
-    model: str | None = None
     prompts: list[str] | None = None
     tokens: list[int] = field(default_factory=lambda: [8192])
     budget: float = 0.3
@@ -53,9 +51,6 @@ class Request:
     report: Path | None = None
     held_out: list[str] | None = None
     seed: int = 0
-    backend: Any = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
 
     @property
     def work(self) -> Path:
@@ -76,12 +71,7 @@ def run_search(console: Console, request: Request) -> None:
     }
     device = resolve_device(request.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    # fail now rather than at the first layer
-    choose_backend(request.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
-    with console.status("loading the model"):
-        loaded = load_model(
-            request.model, dtype=dtype, device=device, trust_remote_code=request.trust_remote_code
-        )
+    loaded = load_to_read(console, request, dtype=dtype, device=device)
     prompts = _prompts(console, loaded, request, texts)
     held_out: list[Prompt] = []
     if request.report is not None or request.held_out is not None:
