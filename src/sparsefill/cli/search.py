@@ -72,14 +72,16 @@ def run_search(console: Console, request: Request) -> None:
     device = resolve_device(request.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     loaded = load_to_read(console, request, dtype=dtype, device=device)
-    prompts = _prompts(console, loaded, request, texts)
+    prompts = prompts_of(console, loaded, request, texts)
     held_out: list[Prompt] = []
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
         _require_other_text(prompts, held_out)
     _warn_of_length(console, loaded, prompts)
-    session = _session(console, request, settings, loaded, prompts)
-    _score(console, session)
+    session = session_of(
+        console, loaded, prompts, settings, work=request.work, backend=request.backend
+    )
+    score(console, session)
     found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
     static = None
     if held_out or request.slashes == "fixed":
@@ -122,10 +124,17 @@ def _check(request: Request) -> None:
             raise InputError(f"{option} must be in a folder that can be written, got {there}")
 
 
-def _prompts(
+def prompts_of(
     console: Console, loaded: Loaded, request: Request, texts: dict[str, str]
 ) -> list[Prompt]:
-    """Make every prompt at every length, the longest first."""
+    """Make every prompt at every length, the longest first.
+
+    Args:
+        texts: what the files of `request.prompts` hold, by their names there.
+
+    Raises:
+        InputError: a prompt that was asked for has too few tokens.
+    """
     made = []
     for tokens in sorted(set(request.tokens), reverse=True):
         for name in request.prompts or [NOVEL, SYNTHETIC]:
@@ -200,25 +209,41 @@ def _warn(console: Console, what: str) -> None:
     console.print(f"warning: {what}", style="yellow", highlight=False, soft_wrap=True)
 
 
-def _session(
-    console: Console, request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
+def session_of(
+    console: Console,
+    loaded: Loaded,
+    prompts: list[Prompt],
+    settings: Settings,
+    *,
+    work: Path,
+    backend: Any = "auto",
 ) -> Session:
+    """Set up the search of a model, told from others by its weights.
+
+    Args:
+        work: folder of the kept scores.
+    """
     config: Any = loaded.model.config
     with console.status("hashing the weights"):
         weights = weights_sha256(loaded.model)
     identity = {"model": loaded.name, "weights": weights, "versions": versions()}
     return Session(
-        read=layer_reader(loaded.model, request.backend),
+        read=layer_reader(loaded.model, backend),
         architecture=architecture_of(config.get_text_config()),
         prompts=prompts,
         settings=settings,
         identity=identity,
-        work=request.work,
-        backend=request.backend,
+        work=work,
+        backend=backend,
     )
 
 
-def _score(console: Console, session: Session) -> None:
+def score(console: Console, session: Session) -> None:
+    """Score what no earlier run did, with a progress bar.
+
+    Raises:
+        InputError: the work folder is of another search.
+    """
     kept = session.begin()
     if kept:
         console.print(f"going on with {kept} of {session.total} layers from {session.work}")
