@@ -25,10 +25,10 @@ from benchmarks.arguments import parse_lengths
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.app import clear_errors
 from sparsefill.cli.inputs import read_text
-from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
+from sparsefill.cli.layers import layer_reader, progress_of_layers
+from sparsefill.cli.search import NOVEL, SYNTHETIC, Request, prompts_of, score, session_of
 from sparsefill.data import novel
 from sparsefill.environment import versions
-from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.loading import Loaded, load_model
 from sparsefill.profile import Profile
 from sparsefill.search import (
@@ -38,7 +38,6 @@ from sparsefill.search import (
     Session,
     Settings,
     check_held_out,
-    synthetic_prompt,
     text_prompt,
 )
 from sparsefill.search.space import SEEDS
@@ -125,27 +124,10 @@ def _frontier(points: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 def search(console: Console, loaded: Loaded, tokens: int, work: Path) -> Session:
     """Score the candidates of a search with the command's default prompts."""
-    prompts = [
-        text_prompt(loaded.tokenizer, novel("northanger-abbey"), tokens, name="Northanger Abbey"),
-        synthetic_prompt(loaded.tokenizer, tokens),
-    ]
-    config: Any = loaded.model.config
-    session = Session(
-        read=layer_reader(loaded.model, "auto"),
-        architecture=architecture_of(config.get_text_config()),
-        prompts=prompts,
-        settings=Settings(),
-        identity={
-            "model": loaded.name,
-            "weights": weights_sha256(loaded.model),
-            "versions": versions(),
-        },
-        work=work,
-    )
-    kept = session.begin()
-    with progress_of_layers(console) as progress:
-        task = progress.add_task("search", total=session.total, completed=kept)
-        session.score(on_layer=lambda: progress.advance(task))
+    request = Request(out=work, prompts=[NOVEL, SYNTHETIC], tokens=[tokens])
+    prompts = prompts_of(console, loaded, request, {})
+    session = session_of(console, loaded, prompts, Settings(), work=work)
+    score(console, session)
     return session
 
 

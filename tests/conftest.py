@@ -1,10 +1,11 @@
-"""What every test runs under: fixed seeds, and fresh memory that is full of NaN."""
+"""What every test runs under: fixed seeds, fresh memory full of NaN; a tiny model on disk."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -65,6 +66,14 @@ def _poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
 
     return allocate_nan
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tiny model, for commands to read with."""
+    from tests.support.tiny import save_tiny_llama  # most tests need no transformers
+
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

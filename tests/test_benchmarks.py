@@ -36,7 +36,6 @@ from sparsefill.errors import InputError, PatternError, SparsefillError, Unsuppo
 from sparsefill.kernels import torch as portable
 from sparsefill.metrics import dense_lse, recall
 from sparsefill.tile import TILE
-from tests.support.tiny import save_tiny_llama
 
 SHAPE = Shape(4, 2, 32)
 ENVIRONMENT = environment()
@@ -58,8 +57,8 @@ def session(tmp_path: Path) -> Session:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
+def tiny(tiny: Path) -> str:
+    return str(tiny)
 
 
 def grid(*lengths: int, dtypes: tuple[str, ...] = ("fp32",)) -> Grid:

@@ -31,11 +31,6 @@ from tests.support.tiny import (
 FASTEST = "torch" if native.library() is None else "cpu"
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture(autouse=True)
 def _desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with one good prompt and every kind of bad file."""

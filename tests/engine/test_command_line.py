@@ -12,12 +12,7 @@ import pytest
 
 from sparsefill.cli.engine import parse_size
 from sparsefill.errors import InputError
-from tests.support.tiny import PROSE, assert_refused, prefill, read_report, save_tiny_llama
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+from tests.support.tiny import PROSE, assert_refused, prefill, read_report
 
 
 @pytest.fixture(autouse=True)

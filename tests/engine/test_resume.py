@@ -181,6 +181,15 @@ def test_another_prefill_is_refused(changed: dict[str, Any], why: str, tmp_path:
     assert (tmp_path / "prefill.json").read_bytes() == before
 
 
+def test_a_single_changed_weight_is_another_model(tmp_path: Path):
+    read(tmp_path)
+    model = model_of()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[-1, -1] += 1
+    with pytest.raises(InputError, match="holds another prefill: model differ"):
+        read(tmp_path, model, resume=True)
+
+
 def test_a_prefill_is_not_overwritten(tmp_path: Path):
     read(tmp_path)
     with pytest.raises(InputError, match="already holds a prefill; pass resume"):

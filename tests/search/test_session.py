@@ -130,6 +130,21 @@ def test_scores_serve_other_objectives_and_budgets(tmp_path: Path, scored: list[
     assert errors[0] < errors[1]
 
 
+def test_choosing_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = begin(tmp_path, prompts=[prompt(0), prompt(1)])
+    own.begin()
+    own.score()
+    names, real = [], Path.read_text
+
+    def noted(path: Path, *arguments: Any, **options: Any) -> str:
+        names.append(path.name)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    own.choose({})
+    assert sorted(names) == [f"prompt-{p}-layer-{i}.json" for p in (0, 1) for i in range(LAYERS)]
+
+
 def test_heads_alike_cost_alike(tmp_path: Path):
     profile = search(tmp_path)
     assert Dense() not in {pattern for layer in profile.layers for pattern in layer}

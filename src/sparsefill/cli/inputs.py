@@ -1,12 +1,27 @@
-"""What commands that run a model share: its device, and texts to read."""
+"""What commands that run a model share: its device, the model itself, and texts to read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
 
 from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.loading import Loaded, load_model
+from sparsefill.kernels import choose_backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model a command reads with, and by what."""
+
+    model: str | None = None
+    backend: Any = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
 
 
 def resolve_device(name: str) -> str:
@@ -21,6 +36,26 @@ def resolve_device(name: str) -> str:
             f"--device must be one that torch can use, got {name!r}: {reason}"
         ) from None
     return name
+
+
+def load_to_read(
+    console: Console, options: ModelOptions, *, dtype: torch.dtype, device: str
+) -> Loaded:
+    """Load a model, once it is known that the backend can serve it.
+
+    Raises:
+        InputError: there is no such model, or it cannot be loaded.
+        UnsupportedError: the backend cannot serve tensors of this kind.
+    """
+    # fail now rather than at the first layer
+    choose_backend(options.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
+    with console.status("loading the model"):
+        return load_model(
+            options.model,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=options.trust_remote_code,
+        )
 
 
 def read_text(path: Path, *, option: str) -> str:

@@ -1,11 +1,9 @@
-"""What a search and its held-out check share: reading layers, and a progress bar."""
+"""What commands that go through the layers of a model share: a reader and a progress bar."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from rich.console import Console
 from rich.progress import (
@@ -18,23 +16,10 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from sparsefill.integrations.transformers import sparse_prefill
-from sparsefill.integrations.transformers.layers import output_projection, softcap_of, window_of
-from sparsefill.integrations.transformers.run import layer_of
-from sparsefill.patterns import Dense
+from sparsefill.integrations.transformers import Shown, show_layers
+from sparsefill.integrations.transformers.layers import output_projection, window_of
 from sparsefill.search import Layer
 from sparsefill.search.session import Look, Read
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Hash every weight and buffer of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        whole = tensor.detach().contiguous().flatten().view(torch.uint8)
-        for part in whole.split(2**28):
-            digest.update(part.cpu().numpy().data)
-    return digest.hexdigest()
 
 
 def progress_of_layers(console: Console) -> Progress:
@@ -54,25 +39,22 @@ def layer_reader(model: nn.Module, backend: Any) -> Read:
     """Return what reads a prompt densely and shows each layer's queries, keys and values."""
 
     def read(ids: Int[Tensor, "1 n"], look: Look) -> None:
-        def show(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-            window = window_of(module)
+        def show(shown: Shown) -> None:
+            window = window_of(shown.module)
+            h, d = shown.q.shape[1], shown.v.shape[3]
             look(
                 Layer(
-                    number=layer_of(module),
-                    q=q,
-                    k=k,
-                    v=v,
-                    scale=scale,
-                    projection=output_projection(module, h=q.shape[1], d=v.shape[3]),
-                    softcap=softcap_of(module),
-                    windowed=window is not None and window < k.shape[2],
+                    number=shown.layer,
+                    q=shown.q,
+                    k=shown.k,
+                    v=shown.v,
+                    scale=shown.scale,
+                    projection=output_projection(shown.module, h=h, d=d),
+                    softcap=shown.softcap,
+                    windowed=window is not None and window < shown.k.shape[2],
                 )
             )
 
-        call: Any = model
-        device = next(model.parameters()).device
-        dense = sparse_prefill(model, Dense(), backend=backend, record=False, on_qkv=show)
-        with torch.inference_mode(), dense:
-            call(ids.to(device), logits_to_keep=1, use_cache=False)
+        show_layers(model, ids, show, backend=backend)
 
     return read

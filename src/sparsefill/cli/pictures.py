@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sparsefill.draw import Panel, draw_figure
 from sparsefill.estimate import estimate
-from sparsefill.integrations.transformers import sparse_prefill
-from sparsefill.integrations.transformers.run import layer_of
+from sparsefill.integrations.transformers import Shown, show_layers
 from sparsefill.metrics import density
 from sparsefill.patterns import Dense
 from sparsefill.profile import Profile
@@ -31,17 +29,18 @@ def draw_heads(
     """
     panels: dict[str, list[tuple[float, Panel]]] = {}
 
-    def look(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-        layer = layer_of(module)
-        index = estimate(profile[layer], q, k, scale=scale)
+    def look(shown: Shown) -> None:
+        q, k, layer = shown.q, shown.k, shown.layer
+        maths = {"scale": shown.scale, "softcap": shown.softcap}
+        index = estimate(profile[layer], q, k, **maths)
         kept = density(index)[0].tolist()
         group = q.shape[1] // k.shape[1]
         for head, pattern in enumerate(profile[layer]):
             best = panels.setdefault(pattern.name, [])
             if isinstance(pattern, Dense) or (len(best) == HEADS and kept[head] >= best[-1][0]):
                 continue
-            own = estimate(pattern, q[:, [head]], k[:, [head // group]], scale=scale)
-            weights = _attention(q[0, head], k[0, head // group], scale)
+            own = estimate(pattern, q[:, [head]], k[:, [head // group]], **maths)
+            weights = _attention(q[0, head], k[0, head // group], **maths)
             mask = own.to_mask()[0, 0]
             title = (
                 f"layer {layer}, head {head}: {pattern.name}\n"
@@ -52,9 +51,7 @@ def draw_heads(
             best.sort(key=lambda pair: pair[0])
             del best[HEADS:]
 
-    call: Any = model
-    with torch.inference_mode(), sparse_prefill(model, Dense(), record=False, on_qkv=look):
-        call(ids[:, :TOKENS], logits_to_keep=1, use_cache=False)
+    show_layers(model, ids[:, :TOKENS], look)
     written = []
     for name, found in panels.items():
         if found:
@@ -63,8 +60,12 @@ def draw_heads(
     return written
 
 
-def _attention(q: Tensor, k: Tensor, scale: float) -> Tensor:
+def _attention(
+    q: Float[Tensor, "n d"], k: Float[Tensor, "n d"], *, scale: float, softcap: float | None
+) -> Float[Tensor, "n n"]:
     """Compute one head's attention matrix."""
     scores = (q.float() * scale) @ k.float().T
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     future = torch.ones_like(scores, dtype=torch.bool).triu(1)
     return scores.masked_fill(future, float("-inf")).softmax(-1)

@@ -11,28 +11,20 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.engine import EngineOptions, read_with_engine
-from sparsefill.cli.inputs import read_text, resolve_device
+from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
+from sparsefill.cli.layers import progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import freeze
-from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
+from sparsefill.integrations.transformers.loading import Loaded, position_limit
 from sparsefill.integrations.transformers.reading import Reading, read_prompt
 from sparsefill.integrations.transformers.run import Run, architecture_of
-from sparsefill.kernels import choose_backend
 from sparsefill.metrics import kl_divergence, top1_agreement
 from sparsefill.patterns import Dense, Pattern, parse_pattern
 from sparsefill.profile import SEARCHED, Profile, default_profile
@@ -45,10 +37,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(ModelOptions):
     """What the user asked for; the fields are the options of the command."""
 
-    model: str | None
     prompt_file: Path | None
     tokens: int
     method: str
@@ -56,13 +47,10 @@ class Request:
     static: Path | None
     compare: str
     out: Path | None
-    backend: Any
     dtype: str
-    device: str
     min_length: int | None
     new_tokens: int
     strict: bool
-    trust_remote_code: bool
     engine: EngineOptions
 
 
@@ -81,15 +69,7 @@ def run_prefill(console: Console, request: Request) -> None:
     dtype = DTYPES.get(request.dtype, torch.float32)
     if request.dtype == "auto" and fast_bfloat16(device):
         dtype = torch.bfloat16
-    # fail now rather than at the first layer
-    choose_backend(request.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
-    with console.status("loading the model"):
-        loaded = load_model(
-            request.model,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=request.trust_remote_code,
-        )
+    loaded = load_to_read(console, request, dtype=dtype, device=device)
     profile = _profile(loaded, method, given)
     ids = _token_ids(console, loaded, text, request).to(device)
     other_ids = None if other is None else _as_long(loaded, other, ids.shape[1], request)
@@ -222,15 +202,7 @@ def _read(
 ) -> Reading:
     """Read the prompt once, with a progress bar over the layers."""
     config: Any = loaded.model.config
-    columns = (
-        TextColumn("{task.description:<7}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("layers"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_of_layers(console) as progress:
         task = progress.add_task(title, total=config.get_text_config().num_hidden_layers)
         return read_prompt(
             loaded.model,

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsefill.cli.held_out import report_held_out
-from sparsefill.cli.inputs import read_text, resolve_device
-from sparsefill.cli.layers import layer_reader, progress_of_layers, weights_sha256
+from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
+from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import architecture_of, freeze
-from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
-from sparsefill.kernels import choose_backend
+from sparsefill.integrations.transformers.identity import weights_sha256
+from sparsefill.integrations.transformers.loading import Loaded, position_limit
 from sparsefill.profile import Profile
 from sparsefill.search import (
     Choice,
@@ -37,11 +37,10 @@ HELD_OUT_SEED = 1_000_003  # added to the seed: other keys and values than any c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(ModelOptions):
     """What the user asked for; the fields are the options of the command."""
 
     out: Path
-    model: str | None = None
     prompts: list[str] | None = None
     tokens: list[int] = field(default_factory=lambda: [8192])
     budget: float = 0.3
@@ -52,9 +51,6 @@ class Request:
     report: Path | None = None
     held_out: list[str] | None = None
     seed: int = 0
-    backend: Any = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
 
     @property
     def work(self) -> Path:
@@ -75,20 +71,17 @@ def run_search(console: Console, request: Request) -> None:
     }
     device = resolve_device(request.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    # fail now rather than at the first layer
-    choose_backend(request.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
-    with console.status("loading the model"):
-        loaded = load_model(
-            request.model, dtype=dtype, device=device, trust_remote_code=request.trust_remote_code
-        )
-    prompts = _prompts(console, loaded, request, texts)
+    loaded = load_to_read(console, request, dtype=dtype, device=device)
+    prompts = prompts_of(console, loaded, request, texts)
     held_out: list[Prompt] = []
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
         _require_other_text(prompts, held_out)
     _warn_of_length(console, loaded, prompts)
-    session = _session(request, settings, loaded, prompts)
-    _score(console, session)
+    session = session_of(
+        console, loaded, prompts, settings, work=request.work, backend=request.backend
+    )
+    score(console, session)
     found = session.choose({"model": loaded.name, "seed": request.seed, "versions": versions()})
     static = None
     if held_out or request.slashes == "fixed":
@@ -131,10 +124,17 @@ def _check(request: Request) -> None:
             raise InputError(f"{option} must be in a folder that can be written, got {there}")
 
 
-def _prompts(
+def prompts_of(
     console: Console, loaded: Loaded, request: Request, texts: dict[str, str]
 ) -> list[Prompt]:
-    """Make every prompt at every length, the longest first."""
+    """Make every prompt at every length, the longest first.
+
+    Args:
+        texts: what the files of `request.prompts` hold, by their names there.
+
+    Raises:
+        InputError: a prompt that was asked for has too few tokens.
+    """
     made = []
     for tokens in sorted(set(request.tokens), reverse=True):
         for name in request.prompts or [NOVEL, SYNTHETIC]:
@@ -209,27 +209,41 @@ def _warn(console: Console, what: str) -> None:
     console.print(f"warning: {what}", style="yellow", highlight=False, soft_wrap=True)
 
 
-def _session(
-    request: Request, settings: Settings, loaded: Loaded, prompts: list[Prompt]
+def session_of(
+    console: Console,
+    loaded: Loaded,
+    prompts: list[Prompt],
+    settings: Settings,
+    *,
+    work: Path,
+    backend: Any = "auto",
 ) -> Session:
+    """Set up the search of a model, told from others by its weights.
+
+    Args:
+        work: folder of the kept scores.
+    """
     config: Any = loaded.model.config
-    identity = {
-        "model": loaded.name,
-        "weights": weights_sha256(loaded.model),
-        "versions": versions(),
-    }
+    with console.status("hashing the weights"):
+        weights = weights_sha256(loaded.model)
+    identity = {"model": loaded.name, "weights": weights, "versions": versions()}
     return Session(
-        read=layer_reader(loaded.model, request.backend),
+        read=layer_reader(loaded.model, backend),
         architecture=architecture_of(config.get_text_config()),
         prompts=prompts,
         settings=settings,
         identity=identity,
-        work=request.work,
-        backend=request.backend,
+        work=work,
+        backend=backend,
     )
 
 
-def _score(console: Console, session: Session) -> None:
+def score(console: Console, session: Session) -> None:
+    """Score what no earlier run did, with a progress bar.
+
+    Raises:
+        InputError: the work folder is of another search.
+    """
     kept = session.begin()
     if kept:
         console.print(f"going on with {kept} of {session.total} layers from {session.work}")

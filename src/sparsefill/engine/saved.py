@@ -22,13 +22,13 @@ from sparsefill.atomic import write_atomically
 from sparsefill.engine.files import TokenFile
 from sparsefill.engine.store import Buffer, KVStore
 from sparsefill.errors import InputError
+from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.integrations.transformers.run import Run
 from sparsefill.patterns import to_dict
 from sparsefill.strict_json import parse_json
 
 MANIFEST = "prefill.json"
 SCHEMA = 1
-SAMPLES = 64  # values of each parameter that tell one model from another
 DTYPES = {
     str(t).removeprefix("torch."): t
     for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -199,7 +199,7 @@ def settings_of(
     patterns = [[to_dict(own) for own in layer] for layer in run.profile.layers]
     return {
         "architecture": asdict(run.profile.architecture),
-        "model": _hash_of_weights(model),
+        "model": weights_sha256(model),
         "prompt": hashlib.sha256(ids.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "shape": list(ids.shape),
         "hidden_size": config.get_text_config().hidden_size,
@@ -211,17 +211,6 @@ def settings_of(
         "min_length": run.min_length,
         "kv": kv,
     }
-
-
-def _hash_of_weights(model: nn.Module) -> str:
-    """Hash names, shapes and some values of all parameters."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, len(flat) // SAMPLES)].float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _counts(*values: object) -> bool:

@@ -136,7 +136,7 @@ class Session:
         mine = json.loads(json.dumps(self._fingerprint()))
         path = self.work / "search.json"
         if self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
-            there = self._read(path)
+            there = self._load(path)
             if there != mine:
                 differing = [name for name in mine if there.get(name) != mine[name]]
                 raise InputError(
@@ -174,11 +174,11 @@ class Session:
     def _scored(self, prompt: int, layer: int) -> Scored:
         path = self._path(prompt, layer)
         try:
-            return Scored.from_dict(self._read(path))
+            return Scored.from_dict(self._load(path))
         except (KeyError, TypeError, IndexError, SparsefillError) as error:
             raise InputError(f"{path} is damaged ({error}); remove {self.work}") from error
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _load(self, path: Path) -> dict[str, Any]:
         """Read a file of the work folder."""
         try:
             data = json.loads(path.read_text("utf-8"))
@@ -227,13 +227,15 @@ class Session:
 
     def choose(self, provenance: dict[str, Any]) -> Profile:
         """Choose the profile from the scores, all of which there must be."""
-        first = [self._scored(0, i).candidates for i in range(self.architecture.layers)]
+        scored = [
+            [self._scored(p, i) for p in range(len(self.prompts))]
+            for i in range(self.architecture.layers)
+        ]
+        first = [own[0].candidates for own in scored]
         longest = sum(p.tokens == self.prompts[0].tokens for p in self.prompts)
         scores = [
-            self.settings.choice.together(
-                [self._scored(p, i).scores for p in range(len(self.prompts))], longest=longest
-            )
-            for i in range(self.architecture.layers)
+            self.settings.choice.together([one.scores for one in own], longest=longest)
+            for own in scored
         ]
         open_layers = [i for i, own in enumerate(first) if len(own) > 1]
         if not open_layers:

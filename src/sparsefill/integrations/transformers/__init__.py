@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -29,12 +30,21 @@ from sparsefill.integrations.transformers.run import (
     layer_of,
 )
 from sparsefill.kernels import BackendName
-from sparsefill.patterns import Pattern, TriShape
+from sparsefill.patterns import Dense, Pattern, TriShape
 from sparsefill.profile import Profile, default_profile
 from sparsefill.static import StaticIndices
 from sparsefill.tile import TILE
 
-__all__ = ["LayerCall", "Run", "architecture_of", "freeze", "register", "sparse_prefill"]
+__all__ = [
+    "LayerCall",
+    "Run",
+    "Shown",
+    "architecture_of",
+    "freeze",
+    "register",
+    "show_layers",
+    "sparse_prefill",
+]
 
 NAME = "sparsefill"  # without "flash", "sdpa" or "/": transformers reads meaning into those
 
@@ -91,16 +101,8 @@ def sparse_prefill(
             f"min_length must be at least 1, got {min_length}; pass None to predict for each head"
         )
     modules = attention_layers(model)
-    architecture = architecture_of(modules[0].config)
-    if pattern is None:
-        profile = default_profile(architecture)
-    elif isinstance(pattern, Profile):
-        profile = pattern
-        profile.require(architecture)
-    else:
-        profile = Profile.uniform(pattern, architecture)
     run = Run(
-        profile=profile,
+        profile=_profile_of(modules[0], pattern),
         backend=backend,
         min_length=min_length,
         record=record,
@@ -129,6 +131,64 @@ def sparse_prefill(
                 runs[module] = previous
 
 
+def _profile_of(module: Any, pattern: Profile | Pattern | None) -> Profile:
+    """Return what a pattern, or None, means for the model of an attention module."""
+    architecture = architecture_of(module.config)
+    if pattern is None:
+        return default_profile(architecture)
+    if isinstance(pattern, Profile):
+        pattern.require(architecture)
+        return pattern
+    return Profile.uniform(pattern, architecture)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """What a layer attends with while a prompt is read densely.
+
+    Args:
+        module: the attention module.
+        layer: its number.
+        scale: what scores are multiplied by.
+        softcap: bound of the scores, or None.
+    """
+
+    module: nn.Module
+    layer: int
+    q: Float[Tensor, "b h n d"]
+    k: Float[Tensor, "b g n d"]
+    v: Float[Tensor, "b g n d"]
+    scale: float
+    softcap: float | None
+
+
+def show_layers(
+    model: nn.Module,
+    ids: Int[Tensor, "b n"],
+    look: Callable[[Shown], None],
+    *,
+    backend: BackendName = "auto",
+) -> None:
+    """Read prompts densely, and show what each attention layer attends with.
+
+    Args:
+        ids: tokens, at least 64 of each prompt: shorter ones show nothing.
+        look: called for one layer after the other.
+
+    Raises:
+        InputError: the model has no attention layers that transformers can redirect.
+    """
+
+    def show(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        own = {"layer": layer_of(module), "softcap": softcap_of(module)}
+        look(Shown(module=module, q=q, k=k, v=v, scale=scale, **own))
+
+    call: Any = model
+    dense = sparse_prefill(model, Dense(), backend=backend, record=False, on_qkv=show)
+    with torch.inference_mode(), dense:
+        call(ids.to(next(model.parameters()).device), logits_to_keep=1, use_cache=False)
+
+
 def freeze(
     model: nn.Module,
     pattern: Profile | Pattern | None,
@@ -154,26 +214,21 @@ def freeze(
             f"freeze needs one prompt of at least {TILE} tokens, shape (1, n), got"
             f" {tuple(ids.shape)}"
         )
+    profile = _profile_of(attention_layers(model)[0], pattern)
     layers = {}
 
-    def keep(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-        own = run.profile[layer_of(module)]
+    def keep(shown: Shown) -> None:
+        own = profile[shown.layer]
         if any(isinstance(head, TriShape) for head in own):
             raise UnsupportedError(
-                f"layer {layer_of(module)} has a tri-shape, which depends on no prompt but on its"
+                f"layer {shown.layer} has a tri-shape, which depends on no prompt but on its"
                 " length, and cannot be frozen; use the profile without static indices"
             )
-        layers[layer_of(module)] = estimate(
-            own, q, k, scale=scale, softcap=softcap_of(module), backend=backend
+        layers[shown.layer] = estimate(
+            own, shown.q, shown.k, scale=shown.scale, softcap=shown.softcap, backend=backend
         )
 
-    call: Any = model
-    everything = 2**62  # keys: no head is sparse while the prompt is read
-    reading = sparse_prefill(
-        model, pattern, backend=backend, min_length=everything, record=False, on_qkv=keep
-    )
-    with torch.inference_mode(), reading as run:
-        call(ids.to(next(model.parameters()).device), logits_to_keep=1, use_cache=False)
+    show_layers(model, ids, keep, backend=backend)
     return StaticIndices(layers=layers)
 
 
