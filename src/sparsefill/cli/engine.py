@@ -56,17 +56,19 @@ class EngineOptions:
             why = "--resume" if self.resume else "--kv disk"
             raise InputError(f"{why} needs a folder for its files, got none; pass --save-kv")
         EngineRequest(
-            kv=self.kv or "keep",
-            order=self.order or "layers",
-            chunk=self.chunk,
-            max_memory=None if self.max_memory is None else parse_size(self.max_memory),
-            logits_to_keep=1,
-            backend="auto",
-            min_length=None,
-            record=True,
-            folder=self.save_kv,
-            resume=self.resume,
+            **self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what was asked as arguments of `prefill`."""
+        return {
+            "kv": self.kv or "keep",
+            "order": self.order or "layers",
+            "chunk": self.chunk,
+            "max_memory": None if self.max_memory is None else parse_size(self.max_memory),
+            "save_kv": self.save_kv,
+            "resume": self.resume,
+        }
 
 
 def parse_size(text: str) -> int:
@@ -127,17 +129,12 @@ def read_with_engine(
                 model,
                 ids,
                 profile,
-                kv=options.kv or "keep",
-                order=options.order or "layers",
-                chunk=options.chunk,
-                max_memory=None if options.max_memory is None else parse_size(options.max_memory),
+                **options.arguments(),
                 logits_to_keep=positions,
                 backend=backend,
                 min_length=min_length,
                 on_plan=lambda plan: console.print(plan_table(plan)),
                 on_progress=watch.step,
-                save_kv=options.save_kv,
-                resume=options.resume,
             )
             first = int(read.logits[0, -1].argmax())
             ttft_s = watch.seconds()

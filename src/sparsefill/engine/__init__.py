@@ -124,7 +124,7 @@ def prefill(
         backend=backend,
         min_length=min_length,
         record=record,
-        folder=None if save_kv is None else Path(save_kv),
+        save_kv=None if save_kv is None else Path(save_kv),
         resume=resume,
     )
     return reading.read(

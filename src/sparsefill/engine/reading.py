@@ -51,7 +51,7 @@ class Request:
     backend: BackendName
     min_length: int | None
     record: bool
-    folder: Path | None
+    save_kv: Path | None
     resume: bool
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Request:
             raise InputError(f"chunk must be at least {TILE} tokens, got {self.chunk}")
         if self.logits_to_keep < 1:
             raise InputError(f"logits_to_keep must be at least 1, got {self.logits_to_keep}")
-        if self.resume and self.folder is None:
+        if self.resume and self.save_kv is None:
             raise InputError("resume goes on from a folder, got none; pass save_kv")
 
 
@@ -85,9 +85,9 @@ def read(
             f" got shape {tuple(input_ids.shape)}"
         )
     b, tokens = input_ids.shape
-    store = KVStore(request.kv, tokens, folder=request.folder)
+    store = KVStore(request.kv, tokens, folder=request.save_kv)
     layers = decoder_layers(model, attention_layers(model))
-    saved = None if request.folder is None else Saved(request.folder, resume=request.resume)
+    saved = None if request.save_kv is None else Saved(request.save_kv, resume=request.resume)
     opened = sparse_prefill(
         model,
         pattern,
