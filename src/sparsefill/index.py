@@ -196,7 +196,9 @@ class SparseIndex:
         counts = self.row_ptr.diff().flatten()
         owner = torch.arange(len(counts), device=self.device).repeat_interleave(counts)
         place = self.row_ptr[..., :-1].flatten() - (counts.cumsum(0) - counts)
-        starts = self.tile_starts.long()[place[owner] + torch.arange(len(owner), device=self.device)]
+        starts = self.tile_starts.long()[
+            place[owner] + torch.arange(len(owner), device=self.device)
+        ]
         ends = self.row_block_ends()[:, None].expand(-1, self.x, -1).flatten()[owner]
         head = owner // self.row_blocks
         apart = 2**32 * torch.arange(self.b * self.x, device=self.device)  # one list of all heads
