@@ -126,7 +126,7 @@ def test_layers_without_a_number_are_refused(how: str):
     if how == "none":
         layer.layer_idx = None
     q, k = torch.randn(1, 4, N, 16), torch.randn(1, 2, N, 16)
-    with pytest.raises(UnsupportedError, match="got LlamaAttention without one; load .*'sdpa'"):
+    with pytest.raises(UnsupportedError, match=r"got LlamaAttention without one; load .*'sdpa'"):
         sparsefill_attention(layer, q, k, k, None)
 
 
