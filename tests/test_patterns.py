@@ -13,6 +13,7 @@ from sparsefill import (
     AShape,
     BlockTopK,
     Dense,
+    FixedSlash,
     Pattern,
     PatternError,
     TriShape,
@@ -105,6 +106,8 @@ def test_text_that_is_no_pattern_is_refused(text: str, message: str):
         (" tri-shape : last = 9 ,", TriShape(last=9)),
         ("vertical-slash:verticals=5,slashes=0", VerticalSlash(verticals=5, slashes=0)),
         ("block-topk:blocks=7,block=128", BlockTopK(blocks=7, block=128)),
+        ("fixed-slash: offsets = 0", FixedSlash(offsets=(0,))),
+        ("fixed-slash:offsets=0/64/900,sink=2", FixedSlash(offsets=(0, 64, 900), sink=2)),
     ],
 )
 def test_text_is_read_as_people_type_it(text: str, pattern: Pattern):

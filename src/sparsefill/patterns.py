@@ -267,11 +267,18 @@ def parse_pattern(text: str) -> Pattern:
     """
     name, _, rest = text.partition(":")
     data: dict[str, Any] = {"pattern": name.strip()}
+    lists = _list_fields(name.strip())
     for item in filter(None, (part.strip() for part in rest.split(","))):
         field, equals, value = item.partition("=")
         if not equals or not re.fullmatch(r"-?[0-9]+(/[0-9]+)*", value.strip()):
             raise PatternError(f"expected field=integer in {text!r}, got {item!r}")
         numbers = [int(number) for number in value.split("/")]
-        listed = len(numbers) > 1 or field.strip() == "offsets"
+        listed = len(numbers) > 1 or field.strip() in lists
         data[field.strip()] = numbers if listed else numbers[0]
     return from_dict(data)
+
+
+def _list_fields(name: str) -> set[str]:
+    """Name the parameters of a pattern that are lists, as their defaults are."""
+    fields = dataclasses.fields(PATTERNS[name]) if name in PATTERNS else ()
+    return {field.name for field in fields if isinstance(field.default, tuple)}

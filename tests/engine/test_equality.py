@@ -36,6 +36,7 @@ PATTERNS: dict[str, Pattern] = {
     "fixed-slash": FixedSlash(offsets=(0, 64, 200), verticals=20),
     "dense": Dense(),
 }
+BACKENDS = ["torch"] if native.library() is None else ["cpu", "torch"]
 POSITIONS = 5
 CHUNK = 192
 
@@ -87,10 +88,8 @@ def test_every_family(family: str):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_pattern(pattern: Pattern, backend: str):
-    if backend == "auto" and native.library() is None:
-        pytest.skip("no compiled library: auto is torch")
     model, ids = tiny_model("llama-3"), prompt(700)
     expected, density = by_hook(model, ids, pattern, backend=backend)
     read = by_engine(model, ids, pattern, backend=backend)

@@ -73,9 +73,18 @@ def test_what_does_not_fit_names_what_would():
         plan_prefill(model, 1, TOKENS, chunk=32768, max_memory=limit)
 
 
-@pytest.mark.parametrize("wrong", [{"kv": "float4"}, {"order": "heads"}, {"max_memory": 0}])
-def test_bad_arguments_are_refused(wrong: dict):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"kv": "float4"}, "kv must be one of keep, .*, got 'float4'"),
+        ({"order": "heads"}, "order must be one of layers, chunks, got 'heads'"),
+        ({"kv": "drop", "order": "chunks"}, "got kv='drop'; pass another kv, or order='layers'"),
+        ({"max_memory": 0}, "above 0, got 0; pass None"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(wrong: dict, why: str):
+    with pytest.raises(InputError, match=why):
         plan_prefill(tiny_model("llama-3"), 1, TOKENS, **wrong)
 
 

@@ -113,6 +113,13 @@ def test_by_layers_at_most_one_is_repeated(kv: str, step: int, tmp_path: Path):
     assert counts == [one + (0 if layer < done else CHUNKS) for layer in range(LAYERS)]
 
 
+def test_the_run_records_only_what_was_read_now(tmp_path: Path):
+    with pytest.raises(StoppedError):
+        read(tmp_path, on_progress=stop_at(BY_LAYERS + 1))
+    found = read(tmp_path, resume=True)
+    assert [call.layer for call in found.run.calls] == [1, 2]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize("kv", ["keep", "int8", "host", "disk"])
 def test_by_chunks_none_is_repeated(kv: str, step: int, tmp_path: Path):

@@ -13,9 +13,9 @@ from greenlet import greenlet
 from torch import Tensor
 
 import sparsefill
-from sparsefill import AShape, Dense, InputError, UnsupportedError, prefill
+from sparsefill import AShape, Dense, InputError, ShapeError, UnsupportedError, prefill
 from sparsefill.integrations.transformers.hook import runs
-from tests.support.models import SIZES, logits_of, prompt, tiny_model
+from tests.support.models import SIZES, logits_of, pad, prompt, tiny_model
 
 N = 400
 PATTERN = AShape(sink=3, window=70)
@@ -103,10 +103,13 @@ def test_interrupt_leaves_nothing(place: str, order: str):
         ({"kv": "float4"}, "kv must be one of keep, int8, host, disk, drop, got 'float4'"),
         ({"kv": "disk"}, "pass save_kv"),
         ({"order": "heads"}, "order must be one of layers, chunks, got 'heads'"),
-        ({"order": "chunks", "kv": "drop"}, "pass another kv"),
-        ({"chunk": 63}, "at least 64 tokens, got 63"),
+        (
+            {"order": "chunks", "kv": "drop"},
+            "needs the keys and values .* got kv='drop'; pass another kv, or order='layers'",
+        ),
+        ({"chunk": 63}, "at least 64 tokens, got 63; pass more, or leave it out"),
         ({"chunk": 0}, "at least 64 tokens, got 0"),
-        ({"logits_to_keep": 0}, "logits_to_keep must be at least 1, got 0"),
+        ({"logits_to_keep": 0}, "logits_to_keep must be at least 1, got 0; pass 1 or more"),
         ({"min_length": 0}, "min_length must be at least 1, got 0"),
         ({"max_memory": 0}, "above 0, got 0"),
         ({"max_memory": 1 << 20}, "got max_memory=0.00 GiB"),
@@ -126,6 +129,30 @@ def test_bad_arguments_are_refused(options: dict[str, Any], why: str):
 def test_empty_prompts_are_refused(shape: tuple[int, int]):
     with pytest.raises(InputError, match="at least one token"):
         prefill(tiny_model("llama-3"), torch.ones(shape, dtype=torch.long), Dense())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_refused(side: str):
+    model, (ids, mask) = tiny_model("llama-3"), pad([prompt(N), prompt(120)], side)
+    before = state(model)
+    why = r"without padding, got .* \[400, 120\] real tokens in rows of 400; .* one by one"
+    with pytest.raises(UnsupportedError, match=why):
+        prefill(model, ids, PATTERN, attention_mask=mask)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float])
+def test_a_mask_of_ones_changes_nothing(kind: torch.dtype):
+    model, ids = tiny_model("llama-3"), prompt(N, rows=2)
+    expected = prefill(model, ids, PATTERN).logits
+    read = prefill(model, ids, PATTERN, attention_mask=torch.ones(ids.shape, dtype=kind))
+    assert torch.equal(read.logits, expected)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ShapeError, match=r"of input_ids, \(1, 400\), got \(1, 399\); pass"):
+        prefill(tiny_model("llama-3"), prompt(N), PATTERN, attention_mask=torch.ones(1, N - 1))
 
 
 def test_other_layers_are_refused():

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sparsefill import AShape, Dense, UnsupportedError
 from sparsefill.integrations.transformers import register, sparse_prefill
-from tests.support.models import SIZES, assert_logits_close, generate, logits_of, pad, prompt
+from sparsefill.integrations.transformers.hook import sparsefill_attention
+from tests.support.models import (
+    SIZES,
+    assert_logits_close,
+    generate,
+    logits_of,
+    pad,
+    prompt,
+    tiny_model,
+)
 
 N = 200
 
@@ -107,6 +116,18 @@ def test_sinks_are_refused():
         pytest.raises(UnsupportedError, match="s_aux"),
     ):
         logits_of(model, prompt(N))
+
+
+@pytest.mark.parametrize("how", ["missing", "none"])
+def test_layers_without_a_number_are_refused(how: str):
+    """CLIP's text encoder is causal, and has no cache for which layers would be told apart."""
+    layer = tiny_model("llama-3").model.layers[0].self_attn
+    del layer.layer_idx
+    if how == "none":
+        layer.layer_idx = None
+    q, k = torch.randn(1, 4, N, 16), torch.randn(1, 2, N, 16)
+    with pytest.raises(UnsupportedError, match=r"got LlamaAttention without one; load .*'sdpa'"):
+        sparsefill_attention(layer, q, k, k, None)
 
 
 def test_old_style_model_decodes():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 from jaxtyping import Int
 from rich.console import Console
@@ -23,12 +22,12 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparsefill.engine import Prefilled, prefill
+from sparsefill.engine import prefill
 from sparsefill.engine.plan import Plan
 from sparsefill.engine.reading import Request as EngineRequest
 from sparsefill.environment import peak_bytes
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers.reading import Reading
+from sparsefill.integrations.transformers.reading import Reading, decode_greedily
 from sparsefill.profile import Profile
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ends
@@ -57,17 +56,19 @@ class EngineOptions:
             why = "--resume" if self.resume else "--kv disk"
             raise InputError(f"{why} needs a folder for its files, got none; pass --save-kv")
         EngineRequest(
-            kv=self.kv or "keep",
-            order=self.order or "layers",
-            chunk=self.chunk,
-            max_memory=None if self.max_memory is None else parse_size(self.max_memory),
-            logits_to_keep=1,
-            backend="auto",
-            min_length=None,
-            record=True,
-            folder=self.save_kv,
-            resume=self.resume,
+            **self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what was asked as arguments of `prefill`."""
+        return {
+            "kv": self.kv or "keep",
+            "order": self.order or "layers",
+            "chunk": self.chunk,
+            "max_memory": None if self.max_memory is None else parse_size(self.max_memory),
+            "save_kv": self.save_kv,
+            "resume": self.resume,
+        }
 
 
 def parse_size(text: str) -> int:
@@ -128,17 +129,12 @@ def read_with_engine(
                 model,
                 ids,
                 profile,
-                kv=options.kv or "keep",
-                order=options.order or "layers",
-                chunk=options.chunk,
-                max_memory=None if options.max_memory is None else parse_size(options.max_memory),
+                **options.arguments(),
                 logits_to_keep=positions,
                 backend=backend,
                 min_length=min_length,
                 on_plan=lambda plan: console.print(plan_table(plan)),
                 on_progress=watch.step,
-                save_kv=options.save_kv,
-                resume=options.resume,
             )
             first = int(read.logits[0, -1].argmax())
             ttft_s = watch.seconds()
@@ -146,7 +142,7 @@ def read_with_engine(
         console.print(_how_to_go_on(options), soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     measured = peak_bytes()
-    tokens = _decode(model, read, first, new_tokens)
+    tokens = decode_greedily(model, read.cache, first, new_tokens)
     reading = Reading(ttft_s=ttft_s, logits=read.logits[0].float(), tokens=tokens, run=read.run)
     return reading, {
         "kv": read.plan.kv,
@@ -183,18 +179,6 @@ def _how_to_go_on(options: EngineOptions) -> str:
     if options.save_kv is None:
         return "stopped; nothing was saved: with --save-kv DIR a prefill can be resumed"
     return f"stopped; the same command with --resume goes on with what {options.save_kv} holds"
-
-
-def _decode(model: nn.Module, read: Prefilled, first: int, count: int) -> list[int]:
-    """Decode greedily; where keys and values were dropped, the first token is all there is."""
-    tokens, call = [first], model
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        while read.cache is not None and len(tokens) < count:
-            latest = torch.tensor([tokens[-1:]], device=device)
-            result: Any = call(latest, past_key_values=read.cache, use_cache=True)
-            tokens.append(int(result.logits[0, -1].argmax()))
-    return tokens[:count]
 
 
 def plan_table(plan: Plan) -> Table:

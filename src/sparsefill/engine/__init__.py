@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from sparsefill.errors import UnsupportedError
+from sparsefill.errors import ShapeError, UnsupportedError
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
@@ -42,7 +42,7 @@ class Prefilled:
     Args:
         logits: of its last positions.
         cache: to decode from, with transformers' `past_key_values`; None if it was dropped.
-        run: what the layers did.
+        run: what the layers did in this call; what it resumed from is not counted.
         plan: the memory that was expected.
     """
 
@@ -57,6 +57,7 @@ def prefill(
     input_ids: Int[Tensor, "b n"],
     pattern: Profile | Pattern | None = None,
     *,
+    attention_mask: Shaped[Tensor, "b n"] | None = None,
     kv: str = "keep",
     order: str = "layers",
     chunk: int | None = None,
@@ -76,6 +77,7 @@ def prefill(
         input_ids: prompts of one length, without padding.
         pattern: a profile, or one pattern for all heads; the default profile of the
             model's architecture when None.
+        attention_mask: as tokenizers return it beside the ids; it must be all ones.
         kv: what becomes of keys and values: "keep" on the device, "int8", "host", "disk", or
             "drop" (time to first token only).
         order: "layers": all chunks pass a layer before the next one, and every estimate is
@@ -89,12 +91,15 @@ def prefill(
         on_plan: called with the expected memory before any work.
         on_progress: called after each step with the steps done and in all.
         save_kv: folder of the files of "disk", and of what `resume` goes on from.
-        resume: go on with what `save_kv` holds of this prompt.
+        resume: go on with what `save_kv` holds of this prompt. The run then records only
+            what was read now, not what the folder held.
 
     Raises:
         InputError: an argument is out of range, nothing fits `max_memory`, or the folder
             holds another prefill.
-        UnsupportedError: the model has layers of other kinds, or transformers is too old.
+        ShapeError: the attention mask has another shape than the ids.
+        UnsupportedError: a prompt is padded, the model has layers of other kinds, or
+            transformers is too old.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -106,6 +111,8 @@ def prefill(
         >>> read.logits.shape, read.cache.get_seq_length()
         (torch.Size([1, 1, 128]), 300)
     """
+    if attention_mask is not None:
+        _require_unpadded(input_ids, attention_mask)
     try:
         from sparsefill.engine import reading
     except ModuleNotFoundError as error:
@@ -124,9 +131,25 @@ def prefill(
         backend=backend,
         min_length=min_length,
         record=record,
-        folder=None if save_kv is None else Path(save_kv),
+        save_kv=None if save_kv is None else Path(save_kv),
         resume=resume,
     )
     return reading.read(
         model, input_ids, pattern, request, on_plan=on_plan, on_progress=on_progress
     )
+
+
+def _require_unpadded(ids: Int[Tensor, "b n"], mask: Shaped[Tensor, "b n"]) -> None:
+    """Raise if a mask says that some of the tokens are padding."""
+    if mask.shape != ids.shape:
+        raise ShapeError(
+            f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, got"
+            f" {tuple(mask.shape)}; pass the mask that came with the ids, or none"
+        )
+    real = mask.bool().sum(1)
+    if bool((real < ids.shape[1]).any()):
+        raise UnsupportedError(
+            f"prefill needs prompts of one length without padding, got an attention_mask of"
+            f" {real.tolist()} real tokens in rows of {ids.shape[1]}; read prompts of different"
+            " lengths one by one, or as a padded batch in one piece with sparse_prefill"
+        )

@@ -136,13 +136,12 @@ def plan_prefill(
         >>> plan_prefill(model, 1, 100_000, max_memory=64 << 30).chunk
         32768
     """
-    if kv not in POLICIES or order not in ORDERS:
-        raise InputError(
-            f"kv must be one of {', '.join(POLICIES)} and order one of {', '.join(ORDERS)},"
-            f" got {kv!r} and {order!r}"
-        )
+    check_way(kv, order)
     if max_memory is not None and max_memory < 1:
-        raise InputError(f"max_memory must be a number of bytes above 0, got {max_memory}")
+        raise InputError(
+            f"max_memory must be a number of bytes above 0, got {max_memory}; pass None for no"
+            " limit"
+        )
     sizes = _Sizes.of(model, b, tokens, logits_to_keep, patterns)
     if chunk is not None or max_memory is None:
         candidates: Sequence[int] = (chunk or CHUNK,)
@@ -154,6 +153,23 @@ def plan_prefill(
         return fitting[0]
     assert max_memory is not None
     raise InputError(_nothing_fits(sizes, plans[-1], max_memory))
+
+
+def check_way(kv: str, order: str) -> None:
+    """Refuse a way of reading that there is not.
+
+    Raises:
+        InputError: an unknown policy or order, or two that contradict each other.
+    """
+    if kv not in POLICIES:
+        raise InputError(f"kv must be one of {', '.join(POLICIES)}, got {kv!r}")
+    if order not in ORDERS:
+        raise InputError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if order == "chunks" and kv == "drop":
+        raise InputError(
+            "order='chunks' needs the keys and values of earlier chunks, got kv='drop';"
+            " pass another kv, or order='layers'"
+        )
 
 
 def _nothing_fits(sizes: _Sizes, least: Plan, max_memory: int) -> str:

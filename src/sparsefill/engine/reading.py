@@ -25,10 +25,10 @@ from sparsefill.engine.lockstep import (
     skipping,
     stops_before,
 )
-from sparsefill.engine.plan import ORDERS, Plan, plan_prefill
+from sparsefill.engine.plan import Plan, check_way, plan_prefill
 from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
-from sparsefill.engine.store import POLICIES, KVStore
+from sparsefill.engine.store import KVStore
 from sparsefill.engine.whole import LayerAttention, SideBySide, least_chunk
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import attention_layers, sparse_prefill
@@ -51,21 +51,21 @@ class Request:
     backend: BackendName
     min_length: int | None
     record: bool
-    folder: Path | None
+    save_kv: Path | None
     resume: bool
 
     def __post_init__(self) -> None:
-        if self.kv not in POLICIES:
-            raise InputError(f"kv must be one of {', '.join(POLICIES)}, got {self.kv!r}")
-        if self.order not in ORDERS:
-            raise InputError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
-        if self.order == "chunks" and self.kv == "drop":
-            raise InputError("order='chunks' reads keys again, got kv='drop'; pass another kv")
+        check_way(self.kv, self.order)
         if self.chunk is not None and self.chunk < TILE:
-            raise InputError(f"chunk must be at least {TILE} tokens, got {self.chunk}")
+            raise InputError(
+                f"chunk must be at least {TILE} tokens, got {self.chunk}; pass more, or leave it"
+                " out to have it chosen"
+            )
         if self.logits_to_keep < 1:
-            raise InputError(f"logits_to_keep must be at least 1, got {self.logits_to_keep}")
-        if self.resume and self.folder is None:
+            raise InputError(
+                f"logits_to_keep must be at least 1, got {self.logits_to_keep}; pass 1 or more"
+            )
+        if self.resume and self.save_kv is None:
             raise InputError("resume goes on from a folder, got none; pass save_kv")
 
 
@@ -82,12 +82,12 @@ def read(
     if input_ids.ndim != 2 or input_ids.numel() == 0:
         raise InputError(
             "the prompt must be token ids of shape (b, n) with at least one token,"
-            f" got shape {tuple(input_ids.shape)}"
+            f" got shape {tuple(input_ids.shape)}; pass one row for each prompt"
         )
     b, tokens = input_ids.shape
-    store = KVStore(request.kv, tokens, folder=request.folder)
+    store = KVStore(request.kv, tokens, folder=request.save_kv)
     layers = decoder_layers(model, attention_layers(model))
-    saved = None if request.folder is None else Saved(request.folder, resume=request.resume)
+    saved = None if request.save_kv is None else Saved(request.save_kv, resume=request.resume)
     opened = sparse_prefill(
         model,
         pattern,

@@ -1,12 +1,15 @@
 """The attention of a layer to a whole prompt, one chunk of queries after another.
 
-The cells are those that the whole prompt in one piece would get: lines are estimated once,
-from the last queries of the prompt; blocks for each chunk, whose row blocks are its own.
+The cells are those that the whole prompt in one piece would get. There are two kinds of heads:
+
+lines          columns and diagonals: estimated once, from the last queries of the prompt, and
+               cut to each chunk
+by row block   estimated for each chunk, whose row blocks are its own: block top-k; and
+               tri-shapes, which are A-shapes in all chunks but the last
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
@@ -48,20 +51,13 @@ class LayerAttention:
         self.estimate_s = self.attend_s = 0.0
         self._cells = 0.0
         self._kept: Float[Tensor, "b h"] | None = None
-        started = time.perf_counter()
+        self._clock = last.run.clock(last.q.device)
+        started = self._clock()
         patterns: dict[int, Pattern] = dict(enumerate(last.path.patterns))
-        lines = {head: own for head, own in patterns.items() if not _per_row_block(own)}
-        # only the last chunk holds the queries that a tri-shape gives every key
-        early = {
-            h: AShape(sink=p.sink, window=p.window) if isinstance(p, TriShape) else p
-            for h, p in patterns.items()
-        }
-        self._early = {h: p for h, p in early.items() if h not in lines and _per_row_block(p)}
-        self._late = {h: p for h, p in patterns.items() if h not in lines}
-        shaped = {h: p for h, p in early.items() if isinstance(patterns[h], TriShape)}
+        lines = {head: own for head, own in patterns.items() if not _by_row_block(own)}
         self._lines = self._estimate(lines, last)
-        self._shaped = self._estimate(shaped, last)
-        self.estimate_s += time.perf_counter() - started
+        self._others = {head: own for head, own in patterns.items() if _by_row_block(own)}
+        self.estimate_s += self._clock() - started
 
     def _estimate(self, patterns: Mapping[int, Pattern], call: Call) -> list[Part]:
         if not patterns:
@@ -88,13 +84,13 @@ class LayerAttention:
             lengths["query_lengths"],
             lengths["query_lengths"],
         )
-        started = time.perf_counter()
+        started = self._clock()
         if call.path.name != "sparse":
             out = attend_densely(call)
-            self.attend_s += time.perf_counter() - started
+            self.attend_s += self._clock() - started
             return out
         index = self._index(call)
-        estimated = time.perf_counter()
+        estimated = self._clock()
         out = attend_unchecked(
             call.q,
             call.k,
@@ -105,7 +101,7 @@ class LayerAttention:
             backend=call.run.backend,
         ).out
         self.estimate_s += estimated - started
-        self.attend_s += time.perf_counter() - estimated
+        self.attend_s += self._clock() - estimated
         if call.run.record:
             cells = n * (m - n) + n * (n + 1) / 2
             kept = density(index) * cells
@@ -114,11 +110,12 @@ class LayerAttention:
         return call.back(out)
 
     def _index(self, call: Call) -> SparseIndex:
-        is_last = call is self.last
         sizes = {"n": call.q.shape[2], "m": call.k.shape[2], **call.lengths()}
-        lines = self._lines if is_last else [*self._lines, *self._shaped]
-        parts = [(heads, cut_to(index, **sizes)) for heads, index in lines]
-        parts += self._estimate(self._late if is_last else self._early, call)
+        parts = [(heads, cut_to(index, **sizes)) for heads, index in self._lines]
+        others = self._others
+        if call is not self.last:
+            others = {head: _before_the_last(own) for head, own in others.items()}
+        parts += self._estimate(others, call)
         return merge_heads(parts, call.q.shape[1])
 
     def note(self) -> None:
@@ -138,8 +135,15 @@ class LayerAttention:
         )
 
 
-def _per_row_block(pattern: Pattern) -> bool:
+def _by_row_block(pattern: Pattern) -> bool:
     return isinstance(pattern, (BlockTopK, TriShape))
+
+
+def _before_the_last(pattern: Pattern) -> Pattern:
+    """Return what a pattern is in the chunks before the last one."""
+    if isinstance(pattern, TriShape):
+        return AShape(sink=pattern.sink, window=pattern.window)
+    return pattern
 
 
 def least_chunk(patterns: Sequence[Pattern]) -> int:

@@ -269,15 +269,14 @@ def _dense(call: Call) -> Float[Tensor, "b n h d"]:
     if call.path is STOCK:
         out = _stock(call.module, call.q, call.k, call.v, call.scale)
     else:
-        out = call.back(_in_blocks(call) if call.path is BLOCKS else _compiled(call))
+        out = attend_densely(call)
     call.note(estimate_s=0.0, attention_s=clock() - started)
     return out
 
 
 def attend_densely(call: Call) -> Float[Tensor, "b n h d"]:
-    """Attend with a chunk of queries to all keys so far."""
-    by_kernel = call.path.name == "dense" and call.path.backend is not None
-    return call.back(_compiled(call) if by_kernel else _in_blocks(call))
+    """Attend to all keys by our own means: the backend of the call's path, or in blocks."""
+    return call.back(_in_blocks(call) if call.path.backend is None else _compiled(call))
 
 
 def _stock(

@@ -79,11 +79,27 @@ def read_prompt(
         clock = run.clock(input_ids.device)
         started = clock()
         result = call(input_ids, use_cache=True, logits_to_keep=positions)
-        tokens = [int(result.logits[0, -1].argmax())]
+        first = int(result.logits[0, -1].argmax())
         ttft_s = clock() - started
         logits = result.logits[0].float()
-        while len(tokens) < new_tokens:
-            latest = torch.tensor([tokens[-1:]], device=input_ids.device)
-            result = call(latest, past_key_values=result.past_key_values, use_cache=True)
+        tokens = decode_greedily(model, result.past_key_values, first, new_tokens)
+    return Reading(ttft_s=ttft_s, logits=logits, tokens=tokens, run=run)
+
+
+def decode_greedily(model: nn.Module, cache: Any, first: int, count: int) -> list[int]:
+    """Decode the tokens that follow a prompt, each time the likeliest.
+
+    Args:
+        cache: keys and values of the prompt; without them the first token is all there is.
+        first: the first new token, which the prompt's logits gave.
+        count: how many tokens to return, the first among them.
+    """
+    call: Any = model
+    tokens, device = [first], next(model.parameters()).device
+    with torch.inference_mode():
+        while cache is not None and len(tokens) < count:
+            latest = torch.tensor([tokens[-1:]], device=device)
+            result = call(latest, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
             tokens.append(int(result.logits[0, -1].argmax()))
-    return Reading(ttft_s=ttft_s, logits=logits, tokens=tokens[:new_tokens], run=run)
+    return tokens[:count]

@@ -182,10 +182,16 @@ def _rope_base(config: Any) -> float | None:
 
 
 def layer_of(module: Any) -> int:
-    """Return the layer number of an attention module."""
-    if module.layer_idx is None:
+    """Return the layer number of an attention module.
+
+    Raises:
+        UnsupportedError: it has none, as where no cache tells layers apart, or layers share
+            a module.
+    """
+    number = getattr(module, "layer_idx", None)
+    if number is None:
         raise UnsupportedError(
-            f"attention layers need a layer_idx, got None in {type(module).__name__}, which the"
-            " model's layers share; load the model with attn_implementation='sdpa'"
+            f"attention layers need a layer_idx of their own, got {type(module).__name__} without"
+            " one; load the model with attn_implementation='sdpa'"
         )
-    return int(module.layer_idx)
+    return int(number)
