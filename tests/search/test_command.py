@@ -101,7 +101,9 @@ def test_a_profile_and_its_report(desk: Path):
         ]
         fixed, static = rows["found, slashes fixed"], rows["found, static indices"]
         assert fixed["cost"] == pytest.approx(found["cost"], abs=0.1)
-        assert static["cost"] == pytest.approx(found["cost"], abs=0.1)
+        if prompt["tokens"] == 512:  # a shorter prompt reads only a part of what was kept
+            assert static["cost"] == pytest.approx(found["cost"], abs=0.1)
+        assert static["cost"] <= found["cost"] + 0.1
         assert static["recall"]["mean"] < found["recall"]["mean"]
         assert {row["pattern"]["pattern"] for row in uniform} == {
             "a-shape",

@@ -65,17 +65,22 @@ class Settings:
             return self.seeds
         return PAPER if self.choice.budgets == "model" else SEEDS
 
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Costs that candidates have, as shares of dense."""
+        if self.choice.budgets == "head":
+            return (self.budget,)
+        higher = (self.budget,) if self.budget > max(self.levels) else ()
+        return (*self.levels, *higher)
+
     def candidates(self, layer: Layer, backend: BackendName) -> list[tuple[Pattern, ...]]:
         """List the candidates for a layer's heads, aligned on its own input."""
-        heads, spread = layer.q.shape[1], self.choice.budgets == "model"
         if layer.windowed:
-            return [(Dense(),) * heads]
+            return [(Dense(),) * layer.q.shape[1]]
         maths = {"scale": layer.scale, "softcap": layer.softcap, "backend": backend}
         lines = LineCosts.measure(layer.q, layer.k, **maths)
-        costs = self.levels if spread else (self.budget,)
-        targets = dict.fromkeys(Target.of_cost(cost, layer.tokens).whole() for cost in costs)
-        listed = [patterns_of(seed, target, lines) for target in targets for seed in self.starts]
-        return [*listed, (Dense(),) * heads] if spread else listed
+        targets = dict.fromkeys(Target.of_cost(cost, layer.tokens).whole() for cost in self.costs)
+        return [patterns_of(seed, target, lines) for target in targets for seed in self.starts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,13 +158,11 @@ class Session:
         return len(self.prompts) * self.architecture.layers
 
     def _fingerprint(self) -> dict[str, Any]:
-        choice = self.settings.choice
-        aligned = self.settings.levels if choice.budgets == "model" else [self.settings.budget]
         return {
             "architecture": asdict(self.architecture),
             "prompts": [prompt.fingerprint() for prompt in self.prompts],
             "seeds": [asdict(seed) for seed in self.settings.starts],
-            "budget": [choice.budgets, *aligned],
+            "budget": [self.settings.choice.budgets, *self.settings.costs],
             "backend": self.backend,
             **self.identity,
         }
