@@ -1,4 +1,4 @@
-"""Tiny models run on one thread: waiting for a second one costs more than it brings."""
+"""Tiny models, on one thread: waiting for a second one costs more than it brings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sparsefill.engine import reading
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -14,3 +16,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def attending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let few queries attend together, so that short prompts take several groups of chunks."""
+    most = getattr(request, "param", 400)
+    monkeypatch.setattr(reading, "ATTENDING", most)
+    return most

@@ -110,8 +110,9 @@ def test_every_length(tokens: int):
     assert read.logits.shape == expected.shape
 
 
+@pytest.mark.parametrize("attending", [64, 256, 8192], indirect=True)
 @pytest.mark.parametrize("chunk", [64, 100, 128, 448, 8192])
-def test_every_chunk(chunk: int):
+def test_every_chunk(chunk: int, attending: int):
     model, ids = tiny_model("qwen2"), prompt(500)
     profile = mixed_profile(model)
     read, (expected, _) = by_engine(model, ids, profile, chunk=chunk), by_hook(model, ids, profile)

@@ -50,12 +50,21 @@ def test_indices_count():
 
 
 def test_the_largest_chunk_that_fits_is_chosen():
-    model = tiny_model("llama-3", intermediate_size=4096)
-    for chunk in CHUNKS:
-        own = plan_prefill(model, 1, TOKENS, chunk=chunk).peak
-        assert plan_prefill(model, 1, TOKENS, max_memory=own).chunk == chunk
-        assert plan_prefill(model, 1, TOKENS, max_memory=own).peak <= own
-    assert plan_prefill(model, 1, TOKENS).chunk == 8192
+    host = tiny_model("llama-3", intermediate_size=320)  # a chunk of 8192 fills 32 MiB
+    accelerator = tiny_model("llama-3", intermediate_size=4096).to("meta")
+    for model, most in ((host, 8192), (accelerator, 32768)):
+        for chunk in (own for own in CHUNKS if own <= most):
+            own = plan_prefill(model, 1, TOKENS, chunk=chunk).peak
+            chosen = plan_prefill(model, 1, TOKENS, max_memory=own)
+            assert chosen.chunk >= chunk
+            assert chosen.peak <= own
+            for larger in (c for c in CHUNKS if chosen.chunk < c <= most):
+                assert plan_prefill(model, 1, TOKENS, chunk=larger).peak > own
+        assert plan_prefill(model, 1, TOKENS, max_memory=1 << 40).chunk == most
+        assert plan_prefill(model, 1, TOKENS).chunk == 8192
+    assert plan_prefill(host, 2, TOKENS).chunk == 4096
+    wide = tiny_model("llama-3", intermediate_size=50_000)
+    assert plan_prefill(wide, 1, TOKENS).chunk == 512
 
 
 def test_what_does_not_fit_names_what_would():

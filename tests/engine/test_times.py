@@ -15,13 +15,11 @@ CHUNKS = 3
 
 
 @pytest.mark.parametrize(
-    ("pattern", "estimate_s"),
-    # one tick to estimate for the whole prompt, and one to cut that to each chunk
-    [(AShape(sink=1, window=1), 1 + CHUNKS), (Dense(), 1)],
-    ids=["sparse", "dense"],
+    ("attending", "groups"), [(64, 3), (128, 2), (192, 1)], indirect=["attending"]
 )
+@pytest.mark.parametrize("pattern", [AShape(sink=1, window=1), Dense()], ids=["sparse", "dense"])
 def test_times_are_those_of_the_runs_clock(
-    pattern: Pattern, estimate_s: int, monkeypatch: pytest.MonkeyPatch
+    pattern: Pattern, groups: int, attending: int, monkeypatch: pytest.MonkeyPatch
 ):
     devices: set[str] = set()
     ticks = itertools.count()
@@ -32,5 +30,7 @@ def test_times_are_those_of_the_runs_clock(
 
     monkeypatch.setattr(Run, "clock", clock)
     read = prefill(tiny_model("llama-3"), prompt(CHUNKS * 64), pattern, chunk=64, min_length=1)
-    assert [(c.estimate_s, c.attention_s) for c in read.run.calls] == [(estimate_s, CHUNKS)] * 2
+    # one tick to estimate for the whole prompt, and one to cut that to each group of chunks
+    estimate_s = 1 if pattern == Dense() else 1 + groups
+    assert [(c.estimate_s, c.attention_s) for c in read.run.calls] == [(estimate_s, groups)] * 2
     assert devices == {"cpu"}

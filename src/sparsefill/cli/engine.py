@@ -30,6 +30,7 @@ from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.reading import Reading, decode_greedily
 from sparsefill.profile import Profile
 
+RECALL_SAMPLES = 16  # row blocks of each layer
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ends
 
 
@@ -68,6 +69,7 @@ class EngineOptions:
             "max_memory": None if self.max_memory is None else parse_size(self.max_memory),
             "save_kv": self.save_kv,
             "resume": self.resume,
+            "recall_samples": 0 if self.order == "chunks" else RECALL_SAMPLES,
         }
 
 
@@ -137,7 +139,7 @@ def read_with_engine(
                 on_progress=watch.step,
             )
             first = int(read.logits[0, -1].argmax())
-            ttft_s = watch.seconds()
+            ttft_s = watch.seconds() - read.run.recall_s
     except KeyboardInterrupt:
         console.print(_how_to_go_on(options), soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None

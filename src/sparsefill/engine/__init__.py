@@ -70,6 +70,7 @@ def prefill(
     on_progress: OnProgress | None = None,
     save_kv: str | Path | None = None,
     resume: bool = False,
+    recall_samples: int = 0,
 ) -> Prefilled:
     """Read a prompt in chunks, so that only attention ever sees all of it.
 
@@ -83,8 +84,8 @@ def prefill(
         order: "layers": all chunks pass a layer before the next one, and every estimate is
             that of the whole prompt; "chunks": a chunk passes all layers before the next one,
             and estimates are each chunk's own, over all keys so far. Takes less memory.
-        chunk: tokens that pass the rest of the model at once; when None, 8192, or the most
-            that `max_memory` allows.
+        chunk: tokens that pass the rest of the model at once; when None, as many as are
+            fastest and fit into `max_memory`.
         max_memory: bytes that the process (of an accelerator: the device) may take; more is
             refused before any work.
         logits_to_keep: how many last positions to return logits of.
@@ -93,6 +94,9 @@ def prefill(
         save_kv: folder of the files of "disk", and of what `resume` goes on from.
         resume: go on with what `save_kv` holds of this prompt. The run then records only
             what was read now, not what the folder held.
+
+        recall_samples: row blocks of each layer, spread evenly over the prompt, whose recall is
+            measured against dense attention, for `run.recall()`; with "layers" alone.
 
     Raises:
         InputError: an argument is out of range, nothing fits `max_memory`, or the folder
@@ -133,6 +137,7 @@ def prefill(
         record=record,
         save_kv=None if save_kv is None else Path(save_kv),
         resume=resume,
+        recall_samples=recall_samples,
     )
     return reading.read(
         model, input_ids, pattern, request, on_plan=on_plan, on_progress=on_progress

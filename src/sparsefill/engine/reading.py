@@ -25,7 +25,7 @@ from sparsefill.engine.lockstep import (
     skipping,
     stops_before,
 )
-from sparsefill.engine.plan import Plan, check_way, plan_prefill
+from sparsefill.engine.plan import ATTENDING, Plan, check_way, plan_prefill
 from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
 from sparsefill.engine.store import KVStore
@@ -53,9 +53,15 @@ class Request:
     record: bool
     save_kv: Path | None
     resume: bool
+    recall_samples: int
 
     def __post_init__(self) -> None:
         check_way(self.kv, self.order)
+        if self.recall_samples < 0 or (self.recall_samples and self.order == "chunks"):
+            raise InputError(
+                "recall_samples must be a number of row blocks from 0 on, with order='layers',"
+                f" got {self.recall_samples} with order={self.order!r}"
+            )
         if self.chunk is not None and self.chunk < TILE:
             raise InputError(
                 f"chunk must be at least {TILE} tokens, got {self.chunk}; pass more, or leave it"
@@ -122,7 +128,9 @@ def read(
         reader = _Reader(model, input_ids, store, layers, request.logits_to_keep, saved)
         with positions_of_the_whole(model, tokens):
             if request.order == "layers":
-                logits = reader.side_by_side(bounds, run, on_progress or _silent)
+                logits = reader.side_by_side(
+                    bounds, run, on_progress or _silent, recall_samples=request.recall_samples
+                )
             else:
                 logits = reader.one_by_one(bounds, on_progress or _silent)
     cache = None if request.kv == "drop" else decode_cache(store, len(layers))
@@ -151,6 +159,17 @@ def chunks_of(tokens: int, chunk: int, *, least: int, step: int) -> list[tuple[i
     while len(firsts) > 1 and tokens - firsts[-1] < least:
         firsts.pop()
     return list(zip(firsts, [*firsts[1:], tokens], strict=True))
+
+
+def groups_of(bounds: Sequence[tuple[int, int]]) -> list[slice]:
+    """Say which chunks attend together: as many as there are in `ATTENDING` tokens.
+
+    Example:
+        >>> groups_of([(0, 8192), (8192, 16384), (16384, 24576)])
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    size = max(1, ATTENDING // bounds[0][1])
+    return [slice(i, min(i + size, len(bounds))) for i in range(0, len(bounds), size)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +209,12 @@ class _Reader:
         return logits
 
     def side_by_side(
-        self, bounds: Sequence[tuple[int, int]], run: Run, on_progress: OnProgress
+        self,
+        bounds: Sequence[tuple[int, int]],
+        run: Run,
+        on_progress: OnProgress,
+        *,
+        recall_samples: int,
     ) -> Tensor:
         """Read all chunks layer by layer."""
         tokens, count = bounds[-1][1], len(self.layers)
@@ -207,6 +231,7 @@ class _Reader:
                 stack.callback(chunk.close)
                 at = chunk.go_on()
                 assert isinstance(at, AtLayer), at
+            together = groups_of(bounds)
             last: Any = None
             for number in range(skipped, count):
                 resumed = self.saved if 0 < number == skipped else None
@@ -222,15 +247,17 @@ class _Reader:
                     calls.append(at.call)
                     done += 1
                     on_progress(done, total)
-                attention = LayerAttention(calls[-1])
-                for place, chunk in enumerate(chunks):
-                    call, calls[place] = calls[place], None
-                    last = chunk.go_on(attention.of(call))
-                    del call
-                    if self.saved is not None and isinstance(last, AtLayer):
-                        self.saved.keep_hidden(last.layer, chunk.first, last.hidden, tokens=tokens)
-                    done += 1
-                    on_progress(done, total)
+                attention = LayerAttention(calls[-1], recall_samples=recall_samples)
+                for places in together:
+                    outs = attention.of(calls[places])
+                    calls[places] = [None] * len(outs)  # their queries are not needed any more
+                    for chunk in chunks[places]:
+                        last = chunk.go_on(outs.pop(0))
+                        if self.saved is not None and isinstance(last, AtLayer):
+                            hidden = last.hidden
+                            self.saved.keep_hidden(last.layer, chunk.first, hidden, tokens=tokens)
+                        done += 1
+                        on_progress(done, total)
                 attention.note()
                 self.store.keep(number, 0, tokens)
                 if self.saved is not None and number + 1 < count:

@@ -4,18 +4,21 @@ The cells are those that the whole prompt in one piece would get. There are two 
 
 lines          columns and diagonals: estimated once, from the last queries of the prompt, and
                cut to each chunk
-by row block   estimated for each chunk, whose row blocks are its own: block top-k; and
-               tri-shapes, which are A-shapes in all chunks but the last
+by row block   estimated for the chunks at hand, whose row blocks are their own: block top-k; and
+               tri-shapes, which are A-shapes but for the last queries
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparsefill._checks import check_finite
+from sparsefill.attention import attend_in_stages
 from sparsefill.density import density
 from sparsefill.engine.lockstep import AtAttention, stop
 from sparsefill.estimate import estimate_parts, merge_heads
@@ -24,8 +27,10 @@ from sparsefill.index import SparseIndex
 from sparsefill.integrations.transformers.hook import Call, attend_densely
 from sparsefill.integrations.transformers.run import LayerCall, layer_of
 from sparsefill.kernels import attend_unchecked
-from sparsefill.patterns import AShape, BlockTopK, Pattern, TriShape
+from sparsefill.metrics import recall
+from sparsefill.patterns import AShape, BlockTopK, Dense, Pattern, TriShape
 from sparsefill.static import cut_to
+from sparsefill.tile import TILE
 
 
 class SideBySide:
@@ -44,11 +49,14 @@ class LayerAttention:
 
     Args:
         last: the call of the last chunk, whose keys are those of the whole prompt.
+        recall_samples: row blocks, spread evenly over the prompt, whose recall is measured.
     """
 
-    def __init__(self, last: Call) -> None:
+    def __init__(self, last: Call, *, recall_samples: int = 0) -> None:
         self.last = last
-        self.estimate_s = self.attend_s = 0.0
+        self.estimate_s = self.attend_s = self.recall_s = 0.0
+        self._samples = row_blocks_of(last.k.shape[2], recall_samples)
+        self._recall: list[Float[Tensor, "b h rows"]] = []
         self._cells = 0.0
         self._kept: Float[Tensor, "b h"] | None = None
         self._clock = last.run.clock(last.q.device)
@@ -72,8 +80,15 @@ class LayerAttention:
             **call.lengths(),
         )
 
-    def of(self, call: Call) -> Float[Tensor, "b n h d"]:
-        """Attend with the queries of a chunk."""
+    def of(self, calls: Sequence[Call]) -> list[Float[Tensor, "b n h d"]]:
+        """Attend with the queries of some chunks that follow one another, all at once."""
+        call = calls[-1]
+        if len(calls) > 1:
+            call = replace(call, q=torch.cat([own.q for own in calls], dim=2))
+        out = self._of(call, is_last=calls[-1] is self.last)
+        return list(out.split([own.q.shape[2] for own in calls], dim=1))
+
+    def _of(self, call: Call, *, is_last: bool) -> Float[Tensor, "b n h d"]:
         lengths = call.lengths()
         n, m = call.q.shape[2], call.k.shape[2]
         own = slice(m - n, m)
@@ -89,9 +104,9 @@ class LayerAttention:
             out = attend_densely(call)
             self.attend_s += self._clock() - started
             return out
-        index = self._index(call)
+        index = self._index(call, is_last=is_last)
         estimated = self._clock()
-        out = attend_unchecked(
+        attended = attend_unchecked(
             call.q,
             call.k,
             call.v,
@@ -99,21 +114,44 @@ class LayerAttention:
             scale=call.scale,
             softcap=call.softcap,
             backend=call.run.backend,
-        ).out
+        )
+        done = self._clock()
         self.estimate_s += estimated - started
-        self.attend_s += self._clock() - estimated
+        self.attend_s += done - estimated
+        if self._samples:
+            self._measure_recall(call, attended.lse)
+            self.recall_s += self._clock() - done
         if call.run.record:
             cells = n * (m - n) + n * (n + 1) / 2
             kept = density(index) * cells
             self._kept = kept if self._kept is None else self._kept + kept
             self._cells += cells
-        return call.back(out)
+        return call.back(attended.out)
 
-    def _index(self, call: Call) -> SparseIndex:
+    def _measure_recall(self, call: Call, lse: Float[Tensor, "b h n"]) -> None:
+        """Compare with dense attention in those row blocks of a call that are samples."""
+        n, m = call.q.shape[2], call.k.shape[2]
+        for first in (TILE * row_block - (m - n) for row_block in self._samples):
+            if not 0 <= first < n:
+                continue
+            rows = slice(first, min(first + TILE, n))
+            keys = slice(m - n + rows.stop)
+            dense = attend_in_stages(
+                call.q[:, :, rows],
+                call.k[:, :, keys],
+                call.v[:, :, keys],
+                Dense(),
+                scale=call.scale,
+                softcap=call.softcap,
+                backend=call.run.backend,
+            )
+            self._recall.append(recall(lse[:, :, rows], dense.attended.lse))
+
+    def _index(self, call: Call, *, is_last: bool) -> SparseIndex:
         sizes = {"n": call.q.shape[2], "m": call.k.shape[2], **call.lengths()}
         parts = [(heads, cut_to(index, **sizes)) for heads, index in self._lines]
         others = self._others
-        if call is not self.last:
+        if not is_last:
             others = {head: _before_the_last(own) for head, own in others.items()}
         parts += self._estimate(others, call)
         return merge_heads(parts, call.q.shape[1])
@@ -131,6 +169,8 @@ class LayerAttention:
                 estimate_s=self.estimate_s,
                 attention_s=self.attend_s,
                 density=None if self._kept is None else self._kept / self._cells,
+                recall=torch.cat(self._recall, dim=-1) if self._recall else None,
+                recall_s=self.recall_s,
             )
         )
 
@@ -144,6 +184,18 @@ def _before_the_last(pattern: Pattern) -> Pattern:
     if isinstance(pattern, TriShape):
         return AShape(sink=pattern.sink, window=pattern.window)
     return pattern
+
+
+def row_blocks_of(tokens: int, samples: int) -> list[int]:
+    """Choose row blocks evenly over a prompt, each once.
+
+    Example:
+        >>> row_blocks_of(64 * 12, 3)
+        [2, 6, 10]
+    """
+    blocks = -(-tokens // TILE)
+    chosen = (int((sample + 0.5) * blocks / samples) for sample in range(samples))
+    return list(dict.fromkeys(chosen))
 
 
 def least_chunk(patterns: Sequence[Pattern]) -> int:

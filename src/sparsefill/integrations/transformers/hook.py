@@ -246,18 +246,20 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
     if run.static is not None:
         layer, n, m = layer_of(call.module), q.shape[2], k.shape[2]
         cells = run.static.index(layer, n=n, m=m, **call.lengths())
-    stages = attend_in_stages(
-        q, k, v, cells, backend=run.backend, clock=run.clock(q.device), **maths
-    )
-    kept = None
+    clock = run.clock(q.device)
+    stages = attend_in_stages(q, k, v, cells, backend=run.backend, clock=clock, **maths)
+    kept, recall_s = None, 0.0
     if run.measure_recall:
+        started = clock()
         dense = attend_in_stages(q, k, v, Dense(), backend=run.backend, **maths)
         kept = recall(stages.attended.lse, dense.attended.lse)
+        recall_s = clock() - started
     call.note(
         estimate_s=stages.estimate_s,
         attention_s=stages.attend_s,
         density=density(stages.sparse_index) if run.record else None,
         recall=kept,
+        recall_s=recall_s,
     )
     return call.back(stages.attended.out)
 

@@ -36,7 +36,9 @@ class LayerCall:
         attention_s: seconds spent attending.
         backend: which of our backends attended, if one did.
         density: kept share of the causal cells by sequence and query head, shape (b, h).
-        recall: kept attention mass of every query, shape (b, h, n); None unless measured.
+        recall: kept attention mass of every query, shape (b, h, n), or of those of some row
+            blocks; None unless measured.
+        recall_s: seconds spent on measuring that, which are no part of reading.
     """
 
     layer: int
@@ -47,7 +49,8 @@ class LayerCall:
     attention_s: float
     backend: str | None = None
     density: Float[Tensor, "b h"] | None = None
-    recall: Float[Tensor, "b h n"] | None = None
+    recall: Float[Tensor, "b h measured"] | None = None
+    recall_s: float = 0.0
 
 
 @runtime_checkable
@@ -109,6 +112,11 @@ class Run:
     def estimate_s(self) -> float:
         """Seconds spent finding cells, over all recorded calls."""
         return sum(call.estimate_s for call in self.calls)
+
+    @property
+    def recall_s(self) -> float:
+        """Seconds spent on measuring recall, over all recorded calls."""
+        return sum(call.recall_s for call in self.calls)
 
     @property
     def density(self) -> float:
