@@ -20,9 +20,9 @@ from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.arguments import Shape, parse_lengths
-from benchmarks.cases.prefill import prompt_ids
 from benchmarks.measure import Timed
 from benchmarks.problem import Problem
+from benchmarks.prompts import prompt_ids
 from benchmarks.rows import Ledger, default_path, environment
 from benchmarks.run import SHORTER
 from benchmarks.session import Session, timed
@@ -107,7 +107,7 @@ def compare(
     config, tokenizer = _describe(model)
     own = architecture_of(config.get_text_config())
     shape = Shape(own.heads, own.kv_heads, own.head_dim)
-    ids = prompt_ids(tokenizer, max(lengths))
+    ids, _ = prompt_ids(tokenizer, max(lengths), "natural")
     for n in lengths:
         problem = Problem(n, shape, dtype)
         dense = session.key("prefill", problem, DENSE, "dense", model=model.name)

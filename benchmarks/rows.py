@@ -33,6 +33,8 @@ class Key(NamedTuple):
     target_density: float | None
     model: str | None
     threads: int
+    prompt: str | None = None
+    reader: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,11 @@ class Row:
         dense_s: dense attention through the same backend.
         parameters: the pattern with its budget, where a budget was searched or given.
         model: what was prefilled.
+        prompt: what it read.
+        reader: what read it, where not transformers alone: the prefill engine, and how.
+        linear_s: the rest of a prefill, beside estimate and attention.
+        peak_bytes: the most memory that the process held while reading.
+        planned_bytes: what the engine expected of it.
         tflops: 10^12 operations on kept cells per second of attending.
         work: what was counted, and the least time that the device could take for it.
         error: what went wrong: there is no time, or a value is not right.
@@ -90,6 +97,11 @@ class Row:
     dense_s: float | None = None
     parameters: dict[str, Any] | None = None
     model: str | None = None
+    prompt: str | None = None
+    reader: str | None = None
+    linear_s: float | None = None
+    peak_bytes: int | None = None
+    planned_bytes: int | None = None
     tflops: float | None = None
     work: dict[str, float | None] | None = None
     error: str | None = None

@@ -26,6 +26,7 @@ from benchmarks.rows import Ledger, default_path, environment, read_rows
 from benchmarks.session import Session
 from benchmarks.table import rows_table
 from sparsefill.cli.app import clear_errors
+from sparsefill.cli.inputs import resolve_device
 from sparsefill.errors import InputError
 
 app = typer.Typer(
@@ -173,21 +174,33 @@ def break_even(
 def prefill(
     lengths: Lengths = "1024:8192",
     model: Annotated[
-        str | None, typer.Option(help="id, folder or GGUF file; the embedded one if left out")
+        str | None,
+        typer.Option(help="id, folder, GGUF file or random:NAME; the embedded one if left out"),
     ] = None,
     method: Annotated[str, typer.Option(help="minference, or one pattern")] = "minference",
     dtype: Annotated[str, typer.Option(help=f"auto, {', '.join(DTYPES)}")] = "auto",
     recall: Annotated[bool, typer.Option("--recall", help="measure recall as well")] = False,
     dense_up_to: Annotated[
-        int | None, typer.Option(min=1, help="extrapolate dense beyond this length")
+        int | None, typer.Option(min=0, help="extrapolate dense beyond this length; 0: no dense")
     ] = None,
     min_length: Annotated[
         int | None, typer.Option(min=1, help="stay dense below this many keys")
     ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="natural: novels; tiled: 600 tokens, repeated; or a text file")
+    ] = "natural",
+    kv: Annotated[
+        str | None, typer.Option(help="read with the engine; keep, int8, host or drop")
+    ] = None,
+    order: Annotated[str, typer.Option(help="of the engine: layers or chunks")] = "layers",
+    chunk: Annotated[int | None, typer.Option(min=64, help="of the engine, in tokens")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="of the engine, such as 16GiB")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> Any:
     """Time a model up to its first token, by prompt length, sparse and stock."""
     try:
-        from benchmarks.cases.prefill import Request
+        from benchmarks.cases.prefill import Engine, Request
+        from sparsefill.cli.engine import parse_size
     except ModuleNotFoundError as error:
         raise InputError(
             f"prefill needs {error.name}, got none; run: pip install 'sparsefill[demo]'"
@@ -196,6 +209,11 @@ def prefill(
     names = parse_names(dtype, "--dtype", ("auto", *DTYPES))
     if len(names) > 1:
         raise InputError(f"--dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
+    limit = None if max_memory is None else parse_size(max_memory)
+    if kv is None and (chunk, limit, order) != (None, None, "layers"):
+        raise InputError("--order, --chunk and --max-memory are the engine's; pass --kv as well")
+    if kv == "disk":
+        raise InputError("--kv disk needs a folder that outlives the run; pass keep, int8 or host")
     return Request(
         lengths=parse_lengths(lengths),
         model=model,
@@ -204,6 +222,9 @@ def prefill(
         recall=recall,
         dense_up_to=dense_up_to,
         min_length=min_length,
+        prompt=prompt,
+        engine=None if kv is None else Engine(kv=kv, order=order, chunk=chunk, max_memory=limit),
+        device=resolve_device(device),
     )
 
 

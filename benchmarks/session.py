@@ -60,12 +60,26 @@ class Session:
         *,
         target: float | None = None,
         model: str | None = None,
+        prompt: str | None = None,
+        reader: str | None = None,
     ) -> Key:
         """Name a measurement."""
         h, g, d = problem.shape
         threads = torch.get_num_threads()
         return Key(
-            case, backend, pattern, problem.dtype, problem.n, h, g, d, target, model, threads
+            case=case,
+            backend=backend,
+            pattern=pattern,
+            dtype=problem.dtype,
+            n=problem.n,
+            h=h,
+            g=g,
+            d=d,
+            target_density=target,
+            model=model,
+            threads=threads,
+            prompt=prompt,
+            reader=reader,
         )
 
     def measure(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import arguments, kept, measure, peak, peers
+from benchmarks import arguments, kept, measure, memory, peak, peers
 from benchmarks.arguments import Shape, parse_densities, parse_lengths, parse_shapes
 from benchmarks.budget import pattern_for, targets_of
 from benchmarks.cases import CASES, attend, break_even, calibrate, estimate, prefill, run_case
@@ -23,16 +23,18 @@ from benchmarks.indices import PATTERNS, dense_index
 from benchmarks.openvino_xattention import compare
 from benchmarks.plot import draw_rows
 from benchmarks.problem import Grid, Problem, planted_inputs, random_inputs
+from benchmarks.prompts import prompt_ids
 from benchmarks.rows import Ledger, Row, commit, default_path, environment, read_rows
 from benchmarks.run import app
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill import SparseIndex, VerticalSlash, native
+from sparsefill import SparseIndex, VerticalSlash, engine, native
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
 from sparsefill.cost import COSTS, Costs
 from sparsefill.density import density
 from sparsefill.errors import InputError, PatternError, SparsefillError, UnsupportedError
+from sparsefill.integrations.transformers.loading import load_model
 from sparsefill.kernels import torch as portable
 from sparsefill.metrics import dense_lse, recall
 from sparsefill.tile import TILE
@@ -179,6 +181,82 @@ def test_prefill(session: Session, tiny: str):
         assert row.attend_s
     run_case("prefill", request, session)
     assert len(session.ledger.rows) == 7
+
+
+def with_engine(tiny: str, **changed: Any) -> prefill.Request:
+    own: dict[str, Any] = {
+        "lengths": [200, 300],
+        "model": tiny,
+        "dtype": "fp32",
+        "recall": True,
+        "min_length": 64,
+    }
+    own |= {"method": "a-shape:sink=4,window=8", "engine": prefill.Engine(kv="drop", chunk=64)}
+    return prefill.Request(**{**own, **changed})
+
+
+def test_prefill_with_the_engine(session: Session, tiny: str):
+    run_case("prefill", with_engine(tiny), session)
+    rows = check_rows(session.ledger.path, "prefill")
+    assert [row.backend for row in rows] == ["sdpa", "torch"] * 2
+    assert [row.reader for row in rows] == [None, "engine:kv=drop,order=layers,chunk=64"] * 2
+    for row in rows:
+        assert row.prompt == "natural"
+        assert row.peak_bytes is not None
+        assert row.peak_bytes > 10 << 20
+        assert row.linear_s is not None
+    for row in (row for row in rows if row.reader):
+        assert row.recall is not None
+        assert 0 < row.recall < 1
+        assert row.parameters is not None
+        assert row.parameters["chunk"] == 64
+        assert row.planned_bytes == sum(row.parameters.values()) - 64
+    run_case("prefill", with_engine(tiny), session)
+    run_case("prefill", with_engine(tiny, engine=None, dense_up_to=0), session)
+    rows = list(read_rows(session.ledger.path))[4:]
+    assert [(row.reader, row.baseline, row.speedup) for row in rows] == [(None, None, None)] * 2
+
+
+def test_an_engine_that_reads_something_else_is_not_timed(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def another(model: Any, ids: torch.Tensor, *args: Any, **options: Any) -> Any:
+        return engine.prefill(model, ids.roll(1, 1), *args, **options)
+
+    monkeypatch.setattr(prefill, "prefill", another)
+    with pytest.raises(GateError, match=r"KL divergence of .* nothing was timed"):
+        run_case("prefill", with_engine(tiny), session)
+    assert not session.ledger.path.exists()
+
+
+def test_prompts(tiny: str, tmp_path: Path):
+    tokenizer = load_model(tiny).tokenizer
+    ids, what = prompt_ids(tokenizer, 1500, "tiled")
+    assert what == "tiled from 600 tokens"
+    assert torch.equal(ids[:, :600], ids[:, 600:1200])
+    assert torch.equal(ids[:, :300], ids[:, 1200:])
+    ids, what = prompt_ids(tokenizer, 100, "natural")
+    assert (ids.shape, what) == ((1, 100), "natural")
+    file = tmp_path / "own.txt"
+    file.write_text("one two three " * 100, "utf-8")
+    assert prompt_ids(tokenizer, 64, str(file))[1] == "own.txt"
+    with pytest.raises(InputError, match="of the 5000 tokens"):
+        prompt_ids(tokenizer, 5000, str(file))
+    with pytest.raises(InputError, match="natural, tiled or a text file"):
+        prompt_ids(tokenizer, 5000, "poem")
+
+
+def test_the_peak_of_one_piece_of_work():
+    device = torch.device("cpu")
+    if memory.with_peak(int, device)[1] is None:
+        return  # another system
+    size = 200 << 20
+    whole, most = memory.with_peak(lambda: torch.ones(size, dtype=torch.int8).numel(), device)
+    _, after = memory.with_peak(lambda: 0, device)
+    assert whole == size
+    assert most is not None
+    assert after is not None
+    assert most - after > 0.9 * size
 
 
 def test_calibrate(session: Session):
@@ -451,6 +529,10 @@ BAD: dict[str, tuple[list[str], str]] = {  # id: arguments, what the error names
     "no-backend": (["attend", "--lengths", "64", "--backends", ","], "--backends"),
     "budget": (["estimate", "--lengths", "64", "--pattern", "a-shape"], "'a-shape'"),
     "method": (["prefill", "--method", "spiral"], "'spiral'"),
+    "engine": (["prefill", "--chunk", "512"], "pass --kv as well"),
+    "kv-disk": (["prefill", "--kv", "disk"], "pass keep, int8 or host"),
+    "device": (["prefill", "--device", "abacus"], "'abacus'"),
+    "random": (["prefill", "--model", "random:gpt-5"], "random:gpt-5"),
     "out": (["attend", "--lengths", "64", "--out", "."], "folder"),
     "not-rows": (["show", "other.jsonl"], "line 2 of other.jsonl"),
     "no-rows": (["show", "nowhere.jsonl"], "nowhere.jsonl"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,23 +11,42 @@ from torch import Tensor, nn
 
 from benchmarks.arguments import DTYPES, Shape
 from benchmarks.fit import fit_seconds, seconds_at
-from benchmarks.gate import check_result
-from benchmarks.measure import Timing
+from benchmarks.gate import GateError, check_result
+from benchmarks.measure import Timed, Timing, run_once
+from benchmarks.memory import with_peak
 from benchmarks.problem import Problem, Qkv
+from benchmarks.prompts import prompt_ids
 from benchmarks.rows import Key
 from benchmarks.session import Session, timed
-from sparsefill import Dense, attend, estimate
-from sparsefill.data import novel
+from sparsefill import Dense, attend, estimate, prefill
+from sparsefill.engine import Prefilled
 from sparsefill.environment import fast_bfloat16
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import Run, architecture_of, sparse_prefill
 from sparsefill.integrations.transformers.loading import Loaded, load_model
 from sparsefill.integrations.transformers.run import layer_of
 from sparsefill.kernels import BackendName
+from sparsefill.metrics import kl_divergence
 from sparsefill.patterns import parse_pattern
 from sparsefill.profile import Profile, default_profile
 
 EXTRAPOLATED = "sdpa (extrapolated)"
+GATED = 4096  # tokens of the prompt that hook and engine both read, and must agree on
+SAME = 1e-3  # KL divergence of last logits that differ by rounding alone
+RECALL_SAMPLES = 16  # row blocks of each layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How the prefill engine reads, as `sparsefill.prefill` has it."""
+
+    kv: str = "keep"
+    order: str = "layers"
+    chunk: int | None = None
+    max_memory: int | None = None
+
+    def __str__(self) -> str:
+        return "engine:" + ",".join(f"{k}={v}" for k, v in asdict(self).items() if v is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +58,11 @@ class Request:
         method: `minference` (the model's profile), or one pattern for all heads.
         dtype: of the weights; None for bf16 where the machine has it, else fp32.
         recall: also measure the attention mass kept, in an untimed reading.
-        dense_up_to: longest length that dense is measured at; all when None.
+        dense_up_to: longest length that dense is measured at, 0 for none; all when None.
         min_length: keys below which a layer stays dense; predicted for each head when None.
+        prompt: `natural`, `tiled` or a text file.
+        engine: read sparsely with the prefill engine; in one piece when None.
+        device: where the model is.
     """
 
     lengths: Sequence[int]
@@ -50,13 +72,16 @@ class Request:
     recall: bool = False
     dense_up_to: int | None = None
     min_length: int | None = None
+    prompt: str = "natural"
+    engine: Engine | None = None
+    device: str = "cpu"
 
 
 def run(request: Request, session: Session) -> None:
     """Read prompts of growing length with the stock model and with the sparse one."""
     chosen = None if request.method == "minference" else parse_pattern(request.method)
-    dtype = request.dtype or ("bf16" if fast_bfloat16("cpu") else "fp32")
-    loaded = load_model(request.model, dtype=DTYPES[dtype])
+    dtype = request.dtype or ("bf16" if fast_bfloat16(request.device) else "fp32")
+    loaded = load_model(request.model, dtype=DTYPES[dtype], device=request.device)
     config: Any = loaded.model.config
     if config._attn_implementation != "sdpa":
         raise InputError(
@@ -68,25 +93,41 @@ def run(request: Request, session: Session) -> None:
     profile = default_profile(architecture)
     if chosen is not None:
         profile = Profile.uniform(chosen, architecture)
-    ids = prompt_ids(loaded.tokenizer, max(request.lengths))
     session.plan(sum(float(n) for n in request.lengths))
     for n in sorted(request.lengths):
-        problem = Problem(n, shape, dtype)
+        problem = Problem(n, shape, dtype, request.device)
+        ids, prompt = prompt_ids(loaded.tokenizer, n, request.prompt)
         for backend in session.backends(problem):
-            one = OneLength(problem, loaded, profile, ids[:, :n], backend, request, session)
+            one = OneLength(
+                problem=problem,
+                loaded=loaded,
+                profile=profile,
+                ids=ids.to(request.device),
+                prompt=prompt,
+                backend=backend,
+                request=request,
+                session=session,
+            )
             one.run()
 
 
-def prompt_ids(tokenizer: Any, tokens: int) -> Tensor:
-    """Tokenize the novel that ships with the package, repeated where it is too short."""
-    text = novel()
-    ids = tokenizer(text[: tokens * 16], return_tensors="pt").input_ids
-    if ids.shape[1] < tokens:
-        ids = tokenizer(text, return_tensors="pt").input_ids
-    return ids.repeat(1, -(-tokens // ids.shape[1]))[:, :tokens]
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What an untimed reading saw.
+
+    Args:
+        seconds: that it took, whatever was measured beside reading left out.
+        planned_bytes: what the engine expected of `peak_bytes`.
+    """
+
+    run: Run
+    seconds: float
+    peak_bytes: int | None
+    planned_bytes: int | None = None
+    plan: dict[str, Any] | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OneLength:
     """One prompt, read by the stock model and by the sparse one in turn."""
 
@@ -94,6 +135,7 @@ class OneLength:
     loaded: Loaded
     profile: Profile
     ids: Tensor
+    prompt: str
     backend: BackendName
     request: Request
     session: Session
@@ -102,39 +144,68 @@ class OneLength:
         """Check, time, and store what is missing."""
         longest = self.request.dense_up_to
         measured = longest is None or self.problem.n <= longest
-        dense_key = self.key("sdpa", "dense")
-        sparse_key = self.key(self.backend, self.request.method)
+        dense_key = self.key("sdpa", "dense", reader=None)
+        sparse_key = self.key(self.backend, self.request.method, reader=self.reader)
         if sparse_key in self.session.ledger and (not measured or dense_key in self.session.ledger):
             self.session.skip(f"{self.problem}, {self.backend}", work=self.problem.n)
             return
         # raises before this length is read if there are too few to extrapolate from
-        fitted = None if measured else fit_seconds(self.dense_seconds())
-        recorded = self.record(self.profile, on_qkv=self.look)
-        functions = {"sparse": self.read_sparse}
-        dense = None
+        fitted = None if measured or not longest else fit_seconds(self.dense_seconds())
+        functions: dict[str, Timed] = {}
+        first: dict[str, float] = {}
+        seen = dense = None
+        if sparse_key not in self.session.ledger:
+            seen = self.see_hook() if self.request.engine is None else self.see_engine()
+            functions["sparse"] = self.read_sparse
+            if self.request.engine is not None:
+                first["sparse"] = seen.seconds
+        if measured and dense_key not in self.session.ledger:
+            dense = self.see(Dense(), backend="torch")  # the stock kernel
+            first["sdpa"] = dense.seconds
         if measured:
-            dense = self.record(Dense(), backend="torch")  # the stock kernel
             functions = {"sdpa": self.read_stock, **functions}
-        timings = self.session.measure(functions, work=self.problem.n)
+        timings = self.session.measure(functions, work=self.problem.n, first=first)
         if dense is not None:
-            self.store_dense(dense_key, dense, timings["sdpa"])
-        if fitted is None:
+            baseline = (timings["sdpa"].median_s, "sdpa")
+            self.store(dense_key, dense, timings["sdpa"], baseline, density=1.0, recall=1.0)
+        if seen is None:
+            return
+        if measured:
             baseline = (timings["sdpa"].median_s, "sdpa")
         else:
-            baseline = (seconds_at(fitted, self.problem.n), EXTRAPOLATED)
-        self.store(sparse_key, recorded, timings["sparse"], baseline)
+            baseline = fitted and (seconds_at(fitted, self.problem.n), EXTRAPOLATED)
+        kept = seen.run.recall()
+        recall = float(kept.double().mean()) if len(kept) else None
+        if seen.run.density == 1:
+            recall = 1.0  # dense calls have none of their own
+        density = seen.run.density
+        self.store(sparse_key, seen, timings["sparse"], baseline, density=density, recall=recall)
 
-    def key(self, backend: str, pattern: str) -> Key:
+    def key(self, backend: str, pattern: str, *, reader: str | None) -> Key:
         """Name a row."""
-        return self.session.key("prefill", self.problem, backend, pattern, model=self.loaded.name)
+        return self.session.key(
+            "prefill",
+            self.problem,
+            backend,
+            pattern,
+            model=self.loaded.name,
+            prompt=self.prompt,
+            reader=reader,
+        )
+
+    @property
+    def reader(self) -> str | None:
+        """Name what reads sparsely, where it is not transformers alone."""
+        return None if self.request.engine is None else str(self.request.engine)
 
     def dense_seconds(self) -> dict[int, float]:
         """Collect the dense times that the rows hold for this model, by length."""
-        like = self.key("sdpa", "dense")
+        like = self.key("sdpa", "dense", reader=None)
         return {
             row.n: row.median_s
             for row in self.session.ledger.rows
-            if row.median_s is not None and row.key._replace(n=like.n) == like
+            if row.median_s is not None
+            and row.key._replace(n=like.n, prompt=like.prompt) == like  # dense reads all alike
         }
 
     def read_stock(self) -> None:
@@ -145,14 +216,64 @@ class OneLength:
 
     def read_sparse(self) -> None:
         """Do the same sparsely; nothing is recorded, for that takes time of its own."""
+        if self.request.engine is not None:
+            self.read_engine(self.ids, record=False)
+            return
         with self.context(self.profile, record=False):
             self.read_stock()
 
-    def record(self, pattern: Profile | Dense, **options: Any) -> Run:
-        """Read once, untimed, for density, recall and the times of the stages."""
+    def read_engine(self, ids: Tensor, **options: Any) -> Prefilled:
+        """Prefill with the engine, up to the first token."""
+        assert self.request.engine is not None
+        read = prefill(
+            self.loaded.model,
+            ids,
+            self.profile,
+            backend=self.backend,
+            min_length=self.request.min_length,
+            **{**asdict(self.request.engine), **options},
+        )
+        int(read.logits[0, -1].argmax())
+        return read
+
+    def see_hook(self) -> Seen:
+        """Read once, untimed, its attention compared with the oracle."""
+        return self.see(self.profile, on_qkv=self.look)
+
+    def see_engine(self) -> Seen:
+        """Read once with the engine, compared with reading in one piece on the first tokens."""
+        short = self.ids[:, :GATED]
+        with self.context(self.profile, record=False, on_qkv=self.look), torch.inference_mode():
+            call: Any = self.loaded.model
+            whole = call(short, use_cache=False, logits_to_keep=64).logits[0]
+        parts = self.read_engine(short, chunk=GATED // 4, logits_to_keep=64, max_memory=None)
+        apart = float(kl_divergence(whole, parts.logits[0]).mean())
+        if not apart <= SAME:
+            raise GateError(
+                f"the engine must predict what reading in one piece does, got a KL divergence of"
+                f" {apart:.2g} on {short.shape[1]} tokens; nothing was timed, mend it first"
+            )
+        samples = RECALL_SAMPLES if self.request.recall else 0
+        (read, seconds), peak = self.weigh(
+            lambda: self.read_engine(self.ids, recall_samples=samples)
+        )
+        return Seen(
+            run=read.run,
+            seconds=seconds - read.run.recall_s,
+            peak_bytes=peak,
+            planned_bytes=read.plan.peak,
+            plan={"chunk": read.plan.chunk, **read.plan.parts},
+        )
+
+    def see(self, pattern: Profile | Dense, **options: Any) -> Seen:
+        """Read once, untimed, for density, recall, memory and the times of the stages."""
         with self.context(pattern, measure_recall=self.request.recall, **options) as run:
-            self.read_stock()
-        return run
+            (_, seconds), peak = self.weigh(self.read_stock)
+        return Seen(run=run, seconds=seconds, peak_bytes=peak)
+
+    def weigh(self, function: Callable[[], Any]) -> tuple[tuple[Any, float], int | None]:
+        """Return a function's result and seconds, and the peak of the memory."""
+        return with_peak(lambda: run_once(function), self.ids.device)
 
     def context(self, pattern: Profile | Dense, **options: Any) -> Any:
         """Make the model sparse while the context is open."""
@@ -171,26 +292,31 @@ class OneLength:
             name = f"{self.backend} on layer {layer}, {self.problem},"
             check_result(name, out, lse, Qkv(q, k, v), index, scale=scale)
 
-    def store_dense(self, key: Key, run: Run, timing: Timing) -> None:
-        """Append the row of the stock model."""
+    def store(
+        self,
+        key: Key,
+        seen: Seen,
+        timing: Timing,
+        baseline: tuple[float, str] | None,
+        *,
+        density: float,
+        recall: float | None,
+    ) -> None:
+        """Append a row."""
+        estimate_s, attend_s = seen.run.estimate_s, seen.run.attention_s
+        compared = timed(timing, *(baseline or (timing.median_s, "")))
+        if baseline is None:
+            compared |= {"baseline": None, "baseline_s": None, "speedup": None}
         self.session.add(
             key,
-            density=1.0,
-            recall=1.0,
-            attend_s=run.attention_s,
-            **timed(timing, timing.median_s, "sdpa"),
-        )
-
-    def store(self, key: Key, run: Run, timing: Timing, baseline: tuple[float, str]) -> None:
-        """Append the row of the sparse model."""
-        kept = run.recall()
-        recall = float(kept.double().mean()) if len(kept) else None
-        self.session.add(
-            key,
-            density=run.density,
-            recall=1.0 if run.density == 1 else recall,  # dense calls have none of their own
-            estimate_s=run.estimate_s,
-            attend_s=run.attention_s,
-            share=run.estimate_s / run.attention_s,
-            **timed(timing, *baseline),
+            density=density,
+            recall=recall,
+            estimate_s=estimate_s if density < 1 else None,
+            attend_s=attend_s,
+            linear_s=timing.median_s - estimate_s - attend_s,
+            share=estimate_s / attend_s if density < 1 else None,
+            peak_bytes=seen.peak_bytes,
+            planned_bytes=seen.planned_bytes,
+            parameters=seen.plan,
+            **compared,
         )
