@@ -9,6 +9,7 @@ import numpy as np
 
 from sparsefill.errors import InputError
 
+EXTRAPOLATED = "sdpa (extrapolated)"
 TERMS = 3  # t = a + b n + c n^2: start-up, projections and MLP, attention
 
 

@@ -1,6 +1,7 @@
 """The GPU check: right first, then how fast. `python -m benchmarks.gpu_check --out DIR`.
 
-Needs torch, Triton, numpy and jaxtyping, nothing compiled, and no package index. Works against
+Needs torch, Triton, numpy and jaxtyping, nothing compiled, and no package index; to read a
+whole model also transformers, greenlet and typer, which is skipped without them. Works against
 a clock, the most telling parts first, and appends each row as soon as it is known: a run that
 is cut short still tells.
 """
@@ -25,6 +26,7 @@ from benchmarks.gpu.attend import time_attend
 from benchmarks.gpu.ceilings import measure_ceilings
 from benchmarks.gpu.check import LLAMA_3_8B, Check, DeviceLostError, variants
 from benchmarks.gpu.estimate import time_estimate
+from benchmarks.gpu.prefill import DENSE, LARGER, LONGEST, time_prefill
 from benchmarks.gpu.table import failures, lay_out
 from benchmarks.gpu.values import (
     TABLE_SECONDS,
@@ -38,6 +40,7 @@ from benchmarks.rows import Ledger
 from sparsefill.kernels import BACKENDS
 
 LENGTHS = (8192, 131072, 1048576, 32768, 524288)  # in the order of what they tell
+MODEL = "random:llama-3-8b-1048k"
 TELLING = 3  # lengths that come before the table of values and the slow tools
 Part = tuple[str, Callable[[], None]]
 
@@ -52,6 +55,7 @@ def main() -> None:
         device=torch.device(given.device),
         until=time.monotonic() + given.seconds,
         shape=given.heads,
+        model=given.model or (MODEL if given.device == "cuda" else None),
         repeats=given.repeats,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the table is printed
@@ -73,12 +77,15 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
     for n in lengths[:TELLING]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
+    yield f"prefill, n={DENSE[-1]}", partial(time_prefill, check, DENSE, dense_up_to=DENSE[-1])
+    yield f"prefill, n={LONGEST}", partial(time_prefill, check, [LONGEST], dense_up_to=DENSE[-1])
     table = table_cases()
     yield "values, table", partial(check_table, check, table, TABLE_SECONDS)
     yield "memory", partial(check_memory, check)
     for n in lengths[TELLING:]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
+    yield f"prefill, n={LARGER}", partial(time_prefill, check, [LARGER], dense_up_to=LARGER)
     yield "consan", partial(check_races, check)
     yield "values, rest", partial(check_rest, check, table)
 
@@ -120,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=_lengths, default=LENGTHS, help="such as 8k,128k")
     parser.add_argument("--device", default="cuda", help="cpu: in Triton's interpreter")
     parser.add_argument("--heads", type=_heads, default=LLAMA_3_8B, help="such as 32x8x128")
+    parser.add_argument("--model", help="read end to end; random:llama-3-8b-1048k on a GPU")
     parser.add_argument("--repeats", type=int, default=7)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():

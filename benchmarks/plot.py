@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plot_times import draw_latency
 from benchmarks.rows import Row
 from sparsefill.draw import COLOURS
 from sparsefill.errors import InputError
@@ -14,6 +16,8 @@ OTHERS = {"block": COLOURS["block-topk"], "shared-block": "#882255", "minference
 PEER = "#999999"  # everything that is not ours
 MARKERS = "osD^v<>"  # one per backend
 SIZE = (6.0, 4.0)  # inches
+
+TIMED = ("patterns", "prefill")  # cases whose seconds are a figure of their own
 
 Curves = dict[tuple[str, ...], dict[float, float]]
 
@@ -44,6 +48,13 @@ def draw_rows(rows: Sequence[Row], folder: Path) -> list[Path]:
             ),
             draw(by_length, "tokens", name, folder / f"{name}-length.svg"),
         ]
+        if case in TIMED:
+            written += [
+                draw_latency(
+                    alike, " ".join(filter(None, what)), folder / f"{name}-{_file(what)}.svg"
+                )
+                for what, alike in _kinds([row for row in rows if row.case == case]).items()
+            ]
     return [path for path in written if path is not None]
 
 
@@ -105,6 +116,20 @@ def colour(name: tuple[str, ...]) -> str:
     if name[0] in ("flex", "sdpa") or name[0].startswith("openvino"):
         return PEER
     return {**COLOURS, **OTHERS}.get(name[1], COLOURS["dense"])
+
+
+def _kinds(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Group rows that share a figure of seconds: of one model or shape, dtype and prompt."""
+    kinds: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        prompt = (row.prompt or "").partition(",")[0]
+        kinds.setdefault((row.model or _shape(row), row.dtype, prompt), []).append(row)
+    return {kind: kinds[kind] for kind in sorted(kinds)}
+
+
+def _file(kind: tuple[str, ...]) -> str:
+    """Turn what a figure shows into a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(kind).lower()).strip("-")
 
 
 def _name(row: Row) -> tuple[str, str, str, str]:

@@ -48,6 +48,7 @@ Patterns = Annotated[
         " density), or a pattern with its budget, such as vertical-slash:verticals=500,slashes=200",
     ),
 ]
+DenseUpTo = Annotated[int | None, typer.Option(min=1, help="extrapolate dense beyond this length")]
 SHORTER = "pass shorter --lengths"
 
 
@@ -168,6 +169,24 @@ def break_even(
 ) -> Any:
     """Find from which length on estimate and attend together beat dense attention."""
     return estimate(lengths, shapes, dtypes, densities, pattern)
+
+
+@case("patterns")
+def patterns(
+    lengths: Lengths = "1024:131072",
+    shapes: Shapes = "32x8x128",
+    dtypes: Dtypes = "bf16",
+    dense_up_to: DenseUpTo = None,
+) -> Any:
+    """Time each pattern with the paper's budget, by length, beside dense attention (Figure 3)."""
+    from benchmarks.cases.patterns import Request
+
+    return Request(
+        grid=read_grid(lengths, shapes, dtypes),
+        densities=(),
+        dense=True,
+        dense_up_to=dense_up_to,
+    )
 
 
 @case("prefill", max_seconds=300.0)

@@ -48,7 +48,8 @@ class Session:
             InputError: there is no such backend.
             UnsupportedError: it cannot serve this problem.
         """
-        q = torch.empty(1, 1, 1, problem.shape.d, dtype=DTYPES[problem.dtype])
+        shape = (1, 1, 1, problem.shape.d)
+        q = torch.empty(shape, dtype=DTYPES[problem.dtype], device=problem.device)
         return list(dict.fromkeys(choose_backend(name, q) for name in self.asked))
 
     def key(
@@ -81,6 +82,17 @@ class Session:
             prompt=prompt,
             reader=reader,
         )
+
+    def seconds_by_length(self, like: Key) -> dict[int, float]:
+        """Collect the times that the rows hold for one measurement at other lengths.
+
+        Dense times do not depend on what the prompt says.
+        """
+        return {
+            row.n: row.median_s
+            for row in self.ledger.rows
+            if row.median_s is not None and row.key._replace(n=like.n, prompt=like.prompt) == like
+        }
 
     def measure(
         self,

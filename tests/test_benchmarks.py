@@ -16,8 +16,17 @@ from typer.testing import CliRunner
 from benchmarks import arguments, kept, measure, memory, peak, peers
 from benchmarks.arguments import Shape, parse_densities, parse_lengths, parse_shapes
 from benchmarks.budget import pattern_for, targets_of
-from benchmarks.cases import CASES, attend, break_even, calibrate, estimate, prefill, run_case
-from benchmarks.fit import fit_seconds, seconds_at
+from benchmarks.cases import (
+    CASES,
+    attend,
+    break_even,
+    calibrate,
+    estimate,
+    patterns,
+    prefill,
+    run_case,
+)
+from benchmarks.fit import EXTRAPOLATED, fit_seconds, seconds_at
 from benchmarks.gate import GateError, check_result
 from benchmarks.indices import PATTERNS, dense_index
 from benchmarks.openvino_xattention import compare
@@ -152,6 +161,27 @@ def test_break_even(session: Session):
     assert len([line for line in said if line.startswith("break-even of torch")]) == 2
 
 
+def test_patterns(session: Session):
+    problems = grid(64, 128, 192, 256)
+    request = patterns.Request(grid=problems, densities=(), dense=True, dense_up_to=192)
+    run_case("patterns", request, session)
+    rows = check_rows(session.ledger.path, "patterns")
+    ours = [row for row in rows if row.pattern != "dense"]
+    assert [row.pattern for row in ours] == [*patterns.BUDGETS] * 4
+    assert {row.baseline for row in ours if row.n < 256} == {"sdpa"}
+    assert {row.baseline for row in ours if row.n == 256} == {EXTRAPOLATED}
+    assert all(row.n < 256 for row in rows if row.pattern == "dense")
+    assert all(row.density == row.recall == 1 for row in ours)  # the budgets are for long prompts
+    run_case("patterns", request, session)
+    assert len(session.ledger.rows) == len(rows)
+    with pytest.raises(InputError, match="at least 3 measured lengths"):
+        run_case(
+            "patterns",
+            replace(request, grid=replace(problems, dtypes=["bf16"], lengths=[512])),
+            session,
+        )
+
+
 def test_break_even_is_where_winning_lasts():
     assert break_even.break_even({64: 0.5, 128: 1.2, 256: 0.9, 512: 1.1, 1024: 3.0}) == 512
     assert break_even.break_even({64: 2.0, 128: 0.9}) is None
@@ -171,7 +201,7 @@ def test_prefill(session: Session, tiny: str):
     rows = check_rows(session.ledger.path, "prefill")
     assert [row.backend for row in rows] == ["sdpa", "torch"] * 3 + ["torch"]
     assert [row.model for row in rows] == [tiny] * 7
-    assert [row.baseline for row in rows] == ["sdpa"] * 6 + [prefill.EXTRAPOLATED]
+    assert [row.baseline for row in rows] == ["sdpa"] * 6 + [EXTRAPOLATED]
     sparse = [row for row in rows if row.backend == "torch"]
     assert [row.density == 1 for row in sparse] == [True, True, False, False]
     for row in sparse[2:]:
@@ -592,6 +622,27 @@ def test_figures_depend_on_the_rows_alone(tmp_path: Path):
     for one, two in zip(*drawn, strict=True):
         assert one.read_bytes() == two.read_bytes()
         assert b"<svg" in one.read_bytes()
+
+
+def test_figures_of_seconds(tmp_path: Path):
+    own = {"case": "prefill", "model": "tiny", "prompt": "natural", "speedup": 2.0}
+    rows = [
+        row(**own, n=n, median_s=n / 64, baseline_s=n / 32, baseline=by, linear_s=n / 80)
+        for n, by in ((64, "sdpa"), (128, EXTRAPOLATED))
+    ]
+    kernels = [
+        replace(own, case="patterns", linear_s=None, model=None, prompt=None) for own in rows
+    ]
+    for made, name in (
+        (rows, "prefill-tiny-fp32-natural.svg"),
+        (kernels, "patterns-4x2x32-fp32.svg"),
+    ):
+        drawn = [draw_rows(made, tmp_path / folder) for folder in ("one", "two")]
+        assert [path.name for path in drawn[0]][-1] == name
+        assert len({paths[-1].read_bytes() for paths in drawn}) == 1
+        text = drawn[0][-1].read_text("utf-8")
+        assert "dense, torch SDPA" in text
+        assert ("share of the sparse prefill" in text) == (made is rows)
 
 
 def test_a_table_has_every_row():

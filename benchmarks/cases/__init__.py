@@ -11,6 +11,7 @@ CASES = {  # name: module, imported when it runs; each has a function `run`
     "attend": "benchmarks.cases.attend",
     "estimate": "benchmarks.cases.estimate",
     "break_even": "benchmarks.cases.break_even",
+    "patterns": "benchmarks.cases.patterns",
     "prefill": "benchmarks.cases.prefill",
     "calibrate": "benchmarks.cases.calibrate",
 }

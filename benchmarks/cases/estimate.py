@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.budget import pattern_for, targets_of
+from benchmarks.fit import EXTRAPOLATED, fit_seconds, seconds_at
 from benchmarks.gate import check_result
 from benchmarks.indices import dense_index
 from benchmarks.kept import dense_sample, mean_density, mean_recall
@@ -30,12 +31,14 @@ class Request:
     Args:
         patterns: as typed; one without parameters gets the budget of each density.
         dense: also time dense attention through each backend.
+        dense_up_to: longest length that dense is measured at; all when None.
     """
 
     grid: Grid
     densities: Sequence[float]
     patterns: Sequence[str] = ("vertical-slash", "block-topk")
     dense: bool = False
+    dense_up_to: int | None = None
 
 
 class Found(NamedTuple):
@@ -58,14 +61,14 @@ def run(request: Request, session: Session, *, case: str = "estimate") -> None:
     problems = request.grid.problems()
     session.plan(sum(problem.flops for problem in problems))
     for problem in problems:
-        _measure(case, problem, asked, request.dense, session)
+        _measure(case, problem, asked, request, session)
 
 
 def _measure(
     case: str,
     problem: Problem,
     asked: Sequence[tuple[str, float | None]],
-    dense: bool,
+    request: Request,
     session: Session,
 ) -> None:
     """Search budgets, pass the gate, time everything in turn, and store rows."""
@@ -74,23 +77,27 @@ def _measure(
         return session.key(case, problem, backend, text, target=target)
 
     backends = session.backends(problem)
-    plain = [key(name, "dense", 1.0) for name in ("sdpa", *(backends if dense else ()))]
+    measured = request.dense_up_to is None or problem.n <= request.dense_up_to
+    dense = backends if request.dense and measured else []
+    plain = [key(name, "dense", 1.0) for name in (*(["sdpa"] if measured else []), *dense)]
     sparse = [key(name, text, target) for name in backends for text, target in asked]
     if all(own in session.ledger for own in (*plain, *sparse)):
         session.skip(problem, work=problem.flops)
         return
 
+    # raises before anything is timed if there are too few lengths to extrapolate from
+    fitted = None if measured else fit_seconds(session.seconds_by_length(key("sdpa", "dense", 1.0)))
     qkv = planted_inputs(problem, session.seed)
     every, sample = dense_index(problem), dense_sample(qkv)
-    functions: dict[str, Timed] = {"sdpa": partial(peers.sdpa, qkv)}
+    functions: dict[str, Timed] = {}
     first: dict[str, float] = {}
-    out, first["sdpa"] = run_once(functions["sdpa"])
-    check_result(f"sdpa, {problem},", out, None, qkv, every)
-    if dense:
-        for backend in backends:
-            functions[backend], _, first[backend] = _proved(
-                backend, qkv, every, f"dense, {problem}"
-            )
+    if measured:
+        functions["sdpa"] = partial(peers.sdpa, qkv)
+        out, first["sdpa"] = run_once(functions["sdpa"])
+        check_result(f"sdpa, {problem},", out, None, qkv, every)
+        del out
+    for backend in dense:
+        functions[backend], _, first[backend] = _proved(backend, qkv, every, f"dense, {problem}")
     found: list[tuple[Found, dict[str, float]]] = []
     for text, target in asked:
         pattern = pattern_for(text, target, qkv)
@@ -106,6 +113,10 @@ def _measure(
 
     timings = session.measure(functions, work=problem.flops, first=first)
     _store_dense(problem, timings, plain, session)
+    if fitted is None:
+        baseline = (timings["sdpa"].median_s, "sdpa")
+    else:
+        baseline = (seconds_at(fitted, problem.n), EXTRAPOLATED)
     for own, recalls in found:
         for backend, recall in recalls.items():
             finding = timings[f"{own.text} {own.target}"]
@@ -122,7 +133,7 @@ def _measure(
                 efficiency=whole and whole.median_s * own.density / attending.median_s,
                 peak_fraction=peak_fraction(problem, own.density, attending.median_s),
                 parameters=to_dict(own.pattern),
-                **timed(finding.plus(attending), timings["sdpa"].median_s, "sdpa"),
+                **timed(finding.plus(attending), *baseline),
             )
 
 

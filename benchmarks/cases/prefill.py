@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.arguments import DTYPES, Shape
-from benchmarks.fit import fit_seconds, seconds_at
+from benchmarks.fit import EXTRAPOLATED, fit_seconds, seconds_at
 from benchmarks.gate import GateError, check_result
 from benchmarks.measure import Timed, Timing, run_once
 from benchmarks.memory import with_peak
@@ -30,7 +30,6 @@ from sparsefill.metrics import kl_divergence
 from sparsefill.patterns import parse_pattern
 from sparsefill.profile import Profile, default_profile
 
-EXTRAPOLATED = "sdpa (extrapolated)"
 GATED = 4096  # tokens of the prompt that hook and engine both read, and must agree on
 SAME = 1e-3  # KL divergence of last logits that differ by rounding alone
 RECALL_SAMPLES = 16  # row blocks of each layer
@@ -93,7 +92,8 @@ def run(request: Request, session: Session) -> None:
     profile = default_profile(architecture)
     if chosen is not None:
         profile = Profile.uniform(chosen, architecture)
-    session.plan(sum(float(n) for n in request.lengths))
+    readings = 1 if request.engine is None else 2  # whose progress is shown
+    session.plan(readings * sum(float(n) for n in request.lengths))
     for n in sorted(request.lengths):
         problem = Problem(n, shape, dtype, request.device)
         ids, prompt = prompt_ids(loaded.tokenizer, n, request.prompt)
@@ -147,10 +147,13 @@ class OneLength:
         dense_key = self.key("sdpa", "dense", reader=None)
         sparse_key = self.key(self.backend, self.request.method, reader=self.reader)
         if sparse_key in self.session.ledger and (not measured or dense_key in self.session.ledger):
-            self.session.skip(f"{self.problem}, {self.backend}", work=self.problem.n)
+            readings = 1 if self.request.engine is None else 2
+            self.session.skip(f"{self.problem}, {self.backend}", work=readings * self.problem.n)
             return
         # raises before this length is read if there are too few to extrapolate from
-        fitted = None if measured or not longest else fit_seconds(self.dense_seconds())
+        fitted = None
+        if not measured and longest:
+            fitted = fit_seconds(self.session.seconds_by_length(dense_key))
         functions: dict[str, Timed] = {}
         first: dict[str, float] = {}
         seen = dense = None
@@ -198,16 +201,6 @@ class OneLength:
         """Name what reads sparsely, where it is not transformers alone."""
         return None if self.request.engine is None else str(self.request.engine)
 
-    def dense_seconds(self) -> dict[int, float]:
-        """Collect the dense times that the rows hold for this model, by length."""
-        like = self.key("sdpa", "dense", reader=None)
-        return {
-            row.n: row.median_s
-            for row in self.session.ledger.rows
-            if row.median_s is not None
-            and row.key._replace(n=like.n, prompt=like.prompt) == like  # dense reads all alike
-        }
-
     def read_stock(self) -> None:
         """Prefill with the model as it was loaded, up to the first token."""
         call: Any = self.loaded.model
@@ -254,8 +247,12 @@ class OneLength:
                 f" {apart:.2g} on {short.shape[1]} tokens; nothing was timed, mend it first"
             )
         samples = RECALL_SAMPLES if self.request.recall else 0
+
+        def advance(done: int, total: int) -> None:
+            self.session.advance(self.problem.n / total)
+
         (read, seconds), peak = self.weigh(
-            lambda: self.read_engine(self.ids, recall_samples=samples)
+            lambda: self.read_engine(self.ids, recall_samples=samples, on_progress=advance)
         )
         return Seen(
             run=read.run,

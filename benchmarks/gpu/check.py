@@ -36,6 +36,7 @@ class Check:
     """What all parts of a run share.
 
     Args:
+        model: what is read end to end; None to leave that out.
         until: when to begin nothing new, on the monotonic clock.
         max_seconds: limit of the timed runs of one function.
         baselines: the fastest dense attention and its seconds, by length.
@@ -46,6 +47,7 @@ class Check:
     device: torch.device
     until: float
     shape: Shape = LLAMA_3_8B
+    model: str | None = None
     repeats: int = 7
     max_seconds: float = 1.5
     seed: int = 0

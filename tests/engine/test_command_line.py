@@ -68,7 +68,7 @@ def test_dense_logits_are_compared(tiny: Path):
 def test_max_memory_chooses_the_chunk_or_refuses(tiny: Path):
     result = with_engine(tiny, chunk=None, max_memory="64GiB")
     assert result.exit_code == 0, result.output
-    assert read_report()["engine"]["chunk"] == 16384  # as much as a CPU is fast with
+    assert read_report()["engine"]["chunk"] == 8192
     before = Path("out/report.json").stat().st_mtime_ns
     result = with_engine(tiny, chunk=None, max_memory="1MiB")
     assert result.exit_code == 2

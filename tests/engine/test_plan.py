@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sparsefill import BlockTopK, InputError, VerticalSlash
+from sparsefill.engine import plan as planning
 from sparsefill.engine.plan import CHUNKS, NAMES, ORDERS, plan_prefill
 from sparsefill.engine.store import POLICIES, ROOM
 from tests.support.models import tiny_model
@@ -52,7 +54,7 @@ def test_indices_count():
 def test_the_largest_chunk_that_fits_is_chosen():
     host = tiny_model("llama-3", intermediate_size=320)  # a chunk of 8192 fills 32 MiB
     accelerator = tiny_model("llama-3", intermediate_size=4096).to("meta")
-    for model, most in ((host, 8192), (accelerator, 32768)):
+    for model, most in ((host, 8192), (accelerator, 8192)):
         for chunk in (own for own in CHUNKS if own <= most):
             own = plan_prefill(model, 1, TOKENS, chunk=chunk).peak
             chosen = plan_prefill(model, 1, TOKENS, max_memory=own)
@@ -81,6 +83,18 @@ def test_what_does_not_fit_names_what_would():
         plan_prefill(model, 1, TOKENS, max_memory=10 << 20)
     with pytest.raises(InputError, match="chunks of 32768, got max_memory"):
         plan_prefill(model, 1, TOKENS, chunk=32768, max_memory=limit)
+
+
+def test_what_the_machine_lacks_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_model("llama-3")
+    monkeypatch.setattr(planning, "MEMORY", tmp_path / "meminfo")
+    assert plan_prefill(model, 1, TOKENS).peak > 100 << 20  # unknown: no limit
+    planning.MEMORY.write_text("MemTotal: 24000000 kB\nMemAvailable: 100000 kB\n", "ascii")
+    with pytest.raises(InputError, match=r"got \d+\.\d\d GiB of free memory; (these|the least)"):
+        plan_prefill(model, 1, 10 * TOKENS)
+    assert plan_prefill(model, 1, 10 * TOKENS, max_memory=64 << 30)  # the user knows better
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import torch
 
 from benchmarks import gpu_check
 from benchmarks.arguments import Shape
+from benchmarks.fit import EXTRAPOLATED
 from benchmarks.gate import GateError, check_result
-from benchmarks.gpu import attend, ceilings, estimate, limits, peers, table, values, watch
+from benchmarks.gpu import attend, ceilings, estimate, limits, peers, prefill, table, values, watch
 from benchmarks.gpu.check import Check, DeviceLostError, variants
 from benchmarks.indices import PATTERNS, adjacent_index, dense_index, top_block_index
 from benchmarks.peers import flex_blocks, sdpa
@@ -25,6 +26,8 @@ from benchmarks.rows import Ledger, Row, read_rows
 from benchmarks.table import rows_table
 from sparsefill import abi, native
 from sparsefill.density import density
+from sparsefill.errors import UnsupportedError
+from sparsefill.integrations.transformers import random_weights
 from sparsefill.kernels import BACKENDS
 from sparsefill.kernels import attend as attend_cells
 from sparsefill.kernels import triton as kernels
@@ -418,6 +421,28 @@ def test_a_lost_device_ends_the_run(check: Check, monkeypatch: pytest.MonkeyPatc
     assert [row.error for row in check.rows] == ["RuntimeError: illegal memory access"] * 2
 
 
+def test_a_whole_model_is_read(check: Check, monkeypatch: pytest.MonkeyPatch):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 300}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    name, (factory, own, base) = "yi-9b-200k", random_weights.ARCHITECTURES["yi-9b-200k"]
+    monkeypatch.setitem(random_weights.ARCHITECTURES, name, (factory, {**own, **sizes}, base))
+    check.model = f"random:{name}"
+    prefill.time_prefill(check, [64, 128, 192], dense_up_to=192)
+    prefill.time_prefill(check, [256], dense_up_to=192)
+    *_, sparse = by(check.rows, case="prefill", backend="triton")
+    assert (sparse.n, sparse.baseline, sparse.reader) == (
+        256,
+        EXTRAPOLATED,
+        "engine:kv=drop,order=layers",
+    )
+    assert sparse.density is not None
+    assert sparse.peak_bytes
+    assert len(by(check.rows, case="prefill", backend="sdpa")) == 3
+    monkeypatch.setattr(prefill, "NEEDED", ("transformers", "greenlet_of_another_name"))
+    with pytest.raises(UnsupportedError, match="got no greenlet_of_another_name"):
+        prefill.time_prefill(check, [64], dense_up_to=64)
+
+
 def test_nothing_begins_when_time_is_up(check: Check):
     check.until = time.monotonic() - 1
     gpu_check.run_parts(check, gpu_check.parts(check, [64]))
@@ -448,8 +473,11 @@ def test_the_command(check: Check, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert exit_code.value.code == 0
     rows = list(read_rows(out / "gpu_check.jsonl"))
     assert {row.case for row in rows} == {
-        *("values", "ceiling", "attend", "estimate", "memory", "consan"),
+        *("values", "ceiling", "attend", "estimate", "memory", "consan", "prefill"),
     }
+    assert [row.skipped for row in by(rows, case="prefill")] == [
+        "a whole model takes too long on a CPU; pass a small --model"
+    ] * 3
     text = (out / "gpu_check.txt").read_text("utf-8")
     assert text in capfd.readouterr().out
     judged = [row for row in rows if row.case == "values" and row.done]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparsefill.engine.store import POLICIES, ROOM
@@ -22,9 +23,9 @@ from sparsefill.patterns import BlockTopK, Pattern
 from sparsefill.tile import TILE
 
 ORDERS = ("layers", "chunks")
-CHUNK = 8192  # tokens of a chunk on an accelerator, unless memory asks for another number
-CHUNKS = tuple(2**power for power in range(15, 8, -1))  # what a plan chooses from
+CHUNKS = tuple(2**power for power in range(13, 8, -1))  # tokens that a plan chooses from
 ATTENDING = 16384  # queries that attend at once, in as many chunks as that takes
+MEMORY = Path("/proc/meminfo")
 PROCESS = 400 << 20  # bytes of Python, torch and transformers, where no more is known
 MAPPED = 32 << 20  # bytes from which glibc gives freed memory back at once
 SLACK = MAPPED  # bytes freed that it keeps at the end of its heap (up to twice as many)
@@ -123,10 +124,10 @@ def plan_prefill(
         tokens: of each prompt.
         kv, order: as `prefill` has them.
         chunk: tokens that pass the model at once; when None, the largest power of two from
-            512 to 32768 that fits `max_memory`, or 8192 without a limit; on a CPU none whose
-            tensors in the MLP pass 32 MiB, which the allocator would not use again.
+            512 to 8192 that fits; on a CPU none whose tensors in the MLP pass 32 MiB, which
+            the allocator would not use again.
         logits_to_keep: how many last positions have logits.
-        max_memory: bytes that the peak may not exceed.
+        max_memory: bytes that the peak may not exceed; what is free now when None.
         patterns: of the heads, whose indices count.
 
     Raises:
@@ -145,18 +146,15 @@ def plan_prefill(
             " limit"
         )
     sizes = _Sizes.of(model, b, tokens, logits_to_keep, patterns)
-    if chunk is not None:
-        candidates: Sequence[int] = (chunk,)
-    elif sizes.on_host:
-        candidates = [own for own in CHUNKS if own <= sizes.fastest]
-    else:
-        candidates = (CHUNK,) if max_memory is None else CHUNKS
-    plans = [sizes.plan(kv, order, own) for own in candidates]
-    fitting = [plan for plan in plans if max_memory is None or plan.peak <= max_memory]
+    fast = [own for own in CHUNKS if own <= sizes.fastest]
+    plans = [sizes.plan(kv, order, own) for own in (fast if chunk is None else [chunk])]
+    limit = max_memory or memory_at_hand(next(model.parameters()).device)
+    fitting = [plan for plan in plans if limit is None or plan.peak <= limit]
     if fitting:
         return fitting[0]
-    assert max_memory is not None
-    raise InputError(_nothing_fits(sizes, plans[-1], max_memory))
+    assert limit is not None
+    got = f"max_memory={_gib(limit)}" if max_memory else f"{_gib(limit)} of free memory"
+    raise InputError(_nothing_fits(sizes, plans[-1], limit, got))
 
 
 def check_way(kv: str, order: str) -> None:
@@ -176,7 +174,7 @@ def check_way(kv: str, order: str) -> None:
         )
 
 
-def _nothing_fits(sizes: _Sizes, least: Plan, max_memory: int) -> str:
+def _nothing_fits(sizes: _Sizes, least: Plan, limit: int, got: str) -> str:
     """Say how much is missing, and which other way of reading would fit."""
     others = [
         sizes.plan(kv, order, CHUNKS[-1])
@@ -184,7 +182,7 @@ def _nothing_fits(sizes: _Sizes, least: Plan, max_memory: int) -> str:
         for kv in POLICIES
         if not (order == "chunks" and kv == "drop")
     ]
-    fitting = [f"kv={p.kv!r} with order={p.order!r}" for p in others if p.peak <= max_memory]
+    fitting = [f"kv={p.kv!r} with order={p.order!r}" for p in others if p.peak <= limit]
     smallest = min(others, key=lambda plan: plan.peak)
     remedy = (
         f"these fit in chunks of {CHUNKS[-1]}: {', '.join(fitting)}"
@@ -194,7 +192,7 @@ def _nothing_fits(sizes: _Sizes, least: Plan, max_memory: int) -> str:
     )
     return (
         f"{least.tokens} tokens need {_gib(least.peak)} with kv={least.kv!r},"
-        f" order={least.order!r} and chunks of {least.chunk}, got max_memory={_gib(max_memory)};"
+        f" order={least.order!r} and chunks of {least.chunk}, got {got};"
         f" {remedy}"
     )
 
@@ -261,11 +259,13 @@ class _Sizes:
 
     @property
     def fastest(self) -> int:
-        """Count the tokens whose tensors in the MLP the host's allocator uses again.
+        """Count the tokens of the largest chunk whose memory an allocator uses again.
 
-        With 32,768 tokens a CPU spends half of its time on new pages, with 2,048 a tenth
-        (SmolLM2-135M, 32,768 tokens).
+        A CPU's does so where tensors in the MLP are small: in chunks of 32,768 it spends half
+        of its time on new pages, in chunks of 2,048 a tenth (SmolLM2-135M, 32,768 tokens).
         """
+        if not self.on_host:
+            return CHUNKS[0]
         return max(CHUNKS[-1], MAPPED // (self.b * self.mlp))
 
     def plan(self, kv: str, order: str, chunk: int) -> Plan:
@@ -327,6 +327,17 @@ def _index_bytes(
         tiles = sum(min(p.blocks * p.block, tokens) // TILE for p in blocks) // layers
         found += 3 * b * tiles * (tokens // TILE) * 4  # int32: as estimated, merged, checked
     return found
+
+
+def memory_at_hand(device: torch.device) -> int | None:
+    """Return the bytes that this process may hold on a device; None where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "cpu" and MEMORY.is_file():
+        kibibytes = (line.split() for line in MEMORY.read_text("ascii").splitlines())
+        free = next((int(own[1]) for own in kibibytes if own[0] == "MemAvailable:"), None)
+        return free and free * 1024 + _resident_bytes()
+    return None
 
 
 def _process_bytes(weights: int) -> int:
