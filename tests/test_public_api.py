@@ -21,11 +21,20 @@ ERRORS = {
     "SparsefillError",
     "UnsupportedError",
 }
-STAGES = {"Attended", "SparseIndex", "attend", "estimate", "prefill", "sparse_attention"}
+STAGES = {
+    "Attended",
+    "SparseIndex",
+    "attend",
+    "engine_prefill",
+    "estimate",
+    "prefill",
+    "sparse_attention",
+}
 POSITIONAL = {  # everything after the tensors and what the call is about is keyword-only
     "sparse_attention": ["q", "k", "v", "pattern"],
     "attend": ["q", "k", "v", "index"],
     "estimate": ["pattern", "q", "k"],
+    "engine_prefill": ["model", "pattern"],
     "prefill": ["model", "input_ids", "pattern"],
 }
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -65,7 +74,8 @@ def test_options_are_keywords(name: str):
     parameters = inspect.signature(getattr(sparsefill, name)).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == POSITIONAL[name]
-    assert all(p.kind is p.KEYWORD_ONLY for p in parameters if p.name not in positional)
+    others = {p.kind for p in parameters if p.name not in positional}
+    assert others <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS - {"Pattern"} | STAGES - {"Attended"}))

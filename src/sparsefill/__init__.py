@@ -30,7 +30,7 @@ from sparsefill.patterns import (
 )
 
 if TYPE_CHECKING:
-    from sparsefill.engine import prefill
+    from sparsefill.engine import engine_prefill, prefill
 
 __version__ = "0.1.0.dev0"
 
@@ -51,6 +51,7 @@ __all__ = [
     "UnsupportedError",
     "VerticalSlash",
     "attend",
+    "engine_prefill",
     "estimate",
     "prefill",
     "sparse_attention",
@@ -59,8 +60,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the prefill engine when it is asked for, not before."""
-    if name == "prefill":
-        from sparsefill.engine import prefill
+    if name in ("engine_prefill", "prefill"):
+        from sparsefill import engine
 
-        return prefill
+        return getattr(engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,13 +9,15 @@ cache.py     what transformers sees of keys and values
 rope.py      rotary embeddings that depend on the length of the prompt
 plan.py      the memory that all of it takes, before any work
 saved.py     the folder that an interrupted prefill goes on from
+inside.py    the engine inside a model, for whoever calls it
 
 Importing this needs torch alone; reading needs transformers and greenlet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,15 +119,8 @@ def prefill(
     """
     if attention_mask is not None:
         _require_unpadded(input_ids, attention_mask)
-    try:
+    with _needing_transformers():
         from sparsefill.engine import reading
-    except ModuleNotFoundError as error:
-        if error.name not in ("transformers", "greenlet"):
-            raise
-        raise UnsupportedError(
-            f"prefill needs transformers and greenlet, but {error.name} is not installed;"
-            " pip install 'sparsefill[transformers]'"
-        ) from error
     request = reading.Request(
         kv=kv,
         order=order,
@@ -158,3 +153,58 @@ def _require_unpadded(ids: Int[Tensor, "b n"], mask: Shaped[Tensor, "b n"]) -> N
             f" {real.tolist()} real tokens in rows of {ids.shape[1]}; read prompts of different"
             " lengths one by one, or as a padded batch in one piece with sparse_prefill"
         )
+
+
+@contextmanager
+def engine_prefill(
+    model: nn.Module,
+    pattern: Profile | Pattern | None = None,
+    *,
+    at_least: int = 8192,
+    **options: Any,
+) -> Iterator[list[Prefilled]]:
+    """Read long prompts with the engine inside the `with` block, `model.generate()` too.
+
+    Shorter prompts and second turns are read as inside `sparse_prefill`. On exit the model is
+    as it was. What it returns for a prompt is logits and the cache to decode from.
+
+    Args:
+        pattern: as of `prefill`.
+        at_least: tokens of the prompts that the engine reads.
+        options: of `prefill`: kv, order, chunk, max_memory, and so on.
+
+    Returns:
+        What was read, prompt by prompt.
+
+    Raises:
+        InputError, UnsupportedError: as `prefill`; padded batches when they are read.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+        >>> heads = dict(num_attention_heads=4, num_key_value_heads=2, vocab_size=128)
+        >>> model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+        >>> import torch
+        >>> with engine_prefill(model, at_least=256, kv="int8") as reads:
+        ...     answer = model.generate(torch.ones(1, 300, dtype=torch.long), max_new_tokens=4)
+        >>> len(reads), reads[0].plan.kv, answer.shape[0]
+        (1, 'int8', 1)
+    """
+    with _needing_transformers():
+        from sparsefill.engine import inside
+    with inside.opened(model, pattern, at_least=at_least, **options) as reads:
+        yield reads
+
+
+@contextmanager
+def _needing_transformers() -> Iterator[None]:
+    """Say what to install when an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("transformers", "greenlet"):
+            raise
+        raise UnsupportedError(
+            f"prefill needs transformers and greenlet, but {error.name} is not installed;"
+            " pip install 'sparsefill[transformers]'"
+        ) from error

@@ -64,6 +64,30 @@ class DecodeLayer(DynamicLayer):
         kept.write(self.store.tokens, k, v)
         return kept.upto(last)
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let beams go on from one another: all of a prompt share what was read."""
+        self.new = [(k[beam_idx], v[beam_idx]) for k, v in self.new]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last decoded tokens.
+
+        Args:
+            tokens_to_remove: negative: how many; positive, as in older releases: the length
+                that is to be left.
+
+        Raises:
+            UnsupportedError: the prompt would be cut.
+        """
+        whole = self.get_seq_length()
+        length = tokens_to_remove if tokens_to_remove > 0 else whole + tokens_to_remove
+        if length < self.store.tokens:
+            raise UnsupportedError(
+                f"a prompt of {self.store.tokens} tokens is kept whole, got a cache to be cut to"
+                f" {length} of {whole} tokens; read the shorter prompt again"
+            )
+        rest = length - self.store.tokens
+        self.new = [(k[:, :, :rest], v[:, :, :rest]) for k, v in self.new] if rest else []
+
     def get_seq_length(self, *args: Any) -> int:
         """Count the tokens of the prompt and those decoded."""
         return self.store.tokens + (self.new[0][0].shape[2] if self.new else 0)
