@@ -88,6 +88,7 @@ def test_what_is_no_long_prompt_is_not_the_engines():
         model(torch.cat([ids, ids], dim=1), past_key_values=first.past_key_values)
         assert len(model(ids, output_hidden_states=True).hidden_states) == 3
         model(inputs_embeds=model.get_input_embeddings()(ids))
+        assert model(ids, labels=ids).loss > 0
         assert not reads
         model(ids)
         assert len(reads) == 1

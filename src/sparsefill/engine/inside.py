@@ -16,7 +16,7 @@ from sparsefill.integrations.transformers import sparse_prefill
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
 
-PLAIN = ("inputs_embeds", "labels", "output_attentions", "output_hidden_states")
+UNUSUAL = ("inputs_embeds", "labels", "output_attentions", "output_hidden_states")
 
 
 @contextmanager
@@ -34,8 +34,7 @@ def opened(
 
     def instead(*args: Any, **kwargs: Any) -> Any:
         nonlocal busy
-        given = signature.bind(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
+        given = {**signature.bind(*args, **kwargs).arguments, **kwargs}
         ids = given.get("input_ids")
         if busy or not _is_prompt(given, ids, at_least):
             return forward(*args, **kwargs)
@@ -80,4 +79,5 @@ def _is_prompt(given: dict[str, Any], ids: Tensor | None, at_least: int) -> bool
     if past is not None and past.get_seq_length() > 0:
         return False
     kept = given.get("logits_to_keep", 0)
-    return isinstance(kept, int) and not any(given.get(name) for name in PLAIN if name in given)
+    asked = [given.get(name) for name in UNUSUAL]
+    return isinstance(kept, int) and all(own is None or own is False for own in asked)
