@@ -106,6 +106,13 @@ def test_method(tiny: Path, method: str):
     assert not Path("out").exists()
 
 
+def test_long_prompts_are_told_of_the_engine(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "--kv keep" not in prefill(model=tiny, compare="none").stdout
+    monkeypatch.setattr("sparsefill.cli.prefill.LONG", 64)
+    assert "with --kv keep" in prefill(model=tiny, compare="none").stdout
+    assert "with --kv keep" not in prefill(model=tiny, compare="none", kv="keep").stdout
+
+
 def test_cells_of_another_text(tiny: Path):
     lines = "vertical-slash:verticals=9,slashes=9,sink=1,window=1"
     Path("other.txt").write_text(PROSE[::-1] * 10, "utf-8")

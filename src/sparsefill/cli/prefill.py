@@ -33,6 +33,7 @@ from sparsefill.static import StaticIndices
 
 POSITIONS = 256  # last prompt positions whose logits are compared
 WARM_UP = 256  # tokens read before anything is timed
+LONG = 16384  # tokens from which one piece loses more to fresh memory than to attention
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -79,6 +80,8 @@ def run_prefill(console: Console, request: Request) -> None:
     )
     if profile.provenance.get("origin") != SEARCHED and method is None:
         console.print("this profile was not searched here: `sparsefill search` finds a better one")
+    if ids.shape[1] >= LONG and not request.engine.asked and request.static is None:
+        console.print("a prompt of this length is read faster, and in less memory, with --kv keep")
     if request.out is not None:
         request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
