@@ -81,6 +81,6 @@ def _sparse(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
         if row.pattern != "dense" and row.median_s is not None:
             name = row.pattern.partition(":")[0]
             if row.reader is not None:
-                name += f", {row.reader.partition(',')[0]}"
+                name += ", engine"
             found.setdefault(name, {})[row.n] = row.median_s
     return {name: found[name] for name in sorted(found)}
