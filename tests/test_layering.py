@@ -63,7 +63,7 @@ MAY_IMPORT = {  # arrows are transitive
 LATE = {"": {"engine"}}  # shown by __getattr__ alone, and nothing beyond it
 ONLY_IN = {  # optional packages, and the modules named after them
     "triton": ("gpu.scores", "estimate.triton", "kernels.triton"),
-    "transformers": ("integrations.transformers", "engine.cache"),
+    "transformers": ("integrations.transformers", "engine.cache", "engine.inside"),
     "greenlet": ("engine.lockstep",),
     "vllm": ("integrations.vllm",),
     "matplotlib": ("draw", "heatmap", "cli"),

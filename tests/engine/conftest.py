@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sparsefill.engine import reading
+from sparsefill.engine import chunks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,5 +22,5 @@ def _one_thread() -> Iterator[None]:
 def attending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let few queries attend together, so that short prompts take several groups of chunks."""
     most = getattr(request, "param", 400)
-    monkeypatch.setattr(reading, "ATTENDING", most)
+    monkeypatch.setattr(chunks, "ATTENDING", most)
     return most

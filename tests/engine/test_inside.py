@@ -64,6 +64,16 @@ def test_a_cache_is_cut_back_to_the_prompt_at_most():
         cache.layers[0].crop(N - 1)
 
 
+def test_rows_of_a_cache_stay_as_they_are():
+    cache = prefill(tiny_model("llama-3"), prompt(N), Dense(), chunk=64).cache
+    with pytest.raises(UnsupportedError, match="repeated 2 times"):
+        cache.batch_repeat_interleave(2)
+    with pytest.raises(UnsupportedError, match=r"rows \[0\] selected"):
+        cache.batch_select_indices(torch.tensor([0]))
+    with pytest.raises(UnsupportedError, match="cannot be reset"):
+        cache.reset()
+
+
 def test_a_call_as_the_hook_has_it():
     model, ids = tiny_model("llama-3"), prompt(N)
     with torch.inference_mode():

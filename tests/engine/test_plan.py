@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsefill import BlockTopK, InputError, VerticalSlash
 from sparsefill.engine import plan as planning
@@ -18,6 +19,11 @@ from tests.support.models import tiny_model
 
 TOKENS = 100_000
 WAYS = [(kv, order) for kv in POLICIES for order in ORDERS if (kv, order) != ("drop", "chunks")]
+
+
+@pytest.fixture(autouse=True)
+def _a_process_that_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_process_bytes", lambda weights: planning.PROCESS)
 
 
 def test_the_parts_of_a_known_model():
@@ -73,7 +79,6 @@ def test_what_does_not_fit_names_what_would():
     model = tiny_model("llama-3", num_hidden_layers=8)
     least = plan_prefill(model, 1, TOKENS, chunk=512)
     limit = plan_prefill(model, 1, TOKENS, kv="int8", order="chunks", chunk=512).peak
-    limit += 16 << 20  # the process itself may grow meanwhile
     assert limit < least.peak
     with pytest.raises(InputError) as refused:
         plan_prefill(model, 1, TOKENS, max_memory=limit)
@@ -144,3 +149,48 @@ def test_the_peak_is_within_15_percent(kv: str, order: str):
     assert done.returncode == 0, done.stderr
     expected, measured = json.loads(done.stdout)
     assert 0.85 < expected / measured < 1.15
+
+
+def test_a_chunk_may_be_longer_than_it_was_asked_for():
+    model = tiny_model("llama-3")
+    asked = plan_prefill(model, 1, TOKENS, chunk=512)
+    assert plan_prefill(model, 1, TOKENS, chunk=512, least=60_000).transient > asked.transient
+    assert plan_prefill(model, 1, TOKENS, chunk=512, step=60_000).transient > asked.transient
+
+
+@pytest.mark.parametrize(("family", "fused"), [("phi3", True), ("llama-3", False)])
+def test_fused_projections_count(family: str, fused: bool):
+    model = tiny_model(family)
+    assert (planning._Sizes.of(model, 1, 64, 1, (), least=1, step=64).fused > 0) == fused
+
+
+def test_files_that_would_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_model("llama-3")
+    plan = plan_prefill(model, 1, TOKENS, kv="disk")
+    planning.check_files(model, plan, tmp_path)
+    free = type(planning.shutil.disk_usage(tmp_path))(10**9, 10**9, 10**6)
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(InputError, match=r"save_kv needs 0\.\d\d GiB in .*, got 0\.00 GiB free"):
+        planning.check_files(model, plan, tmp_path)
+    planning.check_files(model, plan, None)
+    monkeypatch.setattr(planning, "memory_at_hand", lambda device: 10**6)
+    accelerator, hosted = (
+        tiny_model("llama-3").to("meta"),
+        plan_prefill(model, 1, TOKENS, kv="host", max_memory=1 << 40),
+    )
+    with pytest.raises(InputError, match=r"kv='host' needs 0\.\d\d GiB of host memory"):
+        planning.check_files(accelerator, hosted, None)
+
+
+def test_a_container_may_have_less_than_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    host = torch.device("cpu")
+    monkeypatch.setattr(planning, "LIMIT", tmp_path / "memory.max")
+    whole = planning.memory_at_hand(host)
+    if whole is None:
+        return  # another system
+    planning.LIMIT.write_text("max\n", "ascii")
+    assert planning.memory_at_hand(host) != 1 << 20
+    planning.LIMIT.write_text("1048576\n", "ascii")
+    assert planning.memory_at_hand(host) == 1 << 20

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sparsefill import AShape, Dense, InputError, prefill
+from sparsefill.engine.saved import Saved
 from sparsefill.patterns import Pattern
 from tests.engine.test_decode import greedily
 from tests.support.models import prompt, tiny_model
@@ -169,12 +170,14 @@ def test_resuming_takes_the_chunk_of_the_earlier_run(tmp_path: Path):
         ({"ids": prompt(N + 1)}, "prompt, shape, bounds differ"),
         ({"pattern": Dense()}, "patterns differ"),
         ({"order": "chunks"}, "order differ"),
-        ({"kv": "int8"}, "kv differ"),
+        ({"kv": "int8"}, r"kv differ \(kv: .* there, int8 now\)"),
         ({"chunk": 200}, "bounds, chunk differ"),
         ({"min_length": 2}, "min_length differ"),
         ({"backend": "torch"}, "backend differ"),
-        ({"model": {"rope_theta": 10_000.0}}, "architecture differ"),
-        ({"model": {"intermediate_size": 64}}, "model differ"),
+        ({"model": {"rope_theta": 10_000.0}}, "architecture, config differ"),
+        ({"model": {"intermediate_size": 64}}, "model, config differ"),
+        ({"model": {"rms_norm_eps": 1e-2}}, r"config differ \(only their hashes"),
+        ({"model": {"hidden_act": "gelu"}}, "config differ"),
     ],
     ids=lambda own: own if isinstance(own, str) else "-".join(own),
 )
@@ -250,3 +253,37 @@ def test_a_damaged_file_is_refused(name: str, how: str, tmp_path: Path):
         os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(InputError, match=rf"{name} must be a file of \d+ bytes"):
         read(tmp_path, resume=True)
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path):
+    held = Saved(tmp_path / "held", resume=False)
+    with pytest.raises(InputError, match=r"another process reads a prompt into .*held"):
+        read(tmp_path / "held")
+    held.close()
+    read(tmp_path / "held")
+
+
+def test_other_files_are_not_overwritten(tmp_path: Path):
+    (tmp_path / "layer-0.k").write_text("precious", "utf-8")
+    with pytest.raises(InputError, match=r"a folder of its own, got .* with layer-0\.k"):
+        read(tmp_path)
+    assert (tmp_path / "layer-0.k").read_text("utf-8") == "precious"
+    with pytest.raises(InputError, match="must be a folder to write to"):
+        read(tmp_path / "layer-0.k")
+
+
+def test_a_forward_of_another_library_is_put_back(tmp_path: Path):
+    model = model_of()
+    with pytest.raises(StoppedError):
+        read(tmp_path, model, on_progress=stop_at(2 * CHUNKS + 1))
+    layer = model.model.layers[0]
+    plain, calls = layer.forward, []
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return plain(*args, **kwargs)
+
+    layer.forward = own
+    read(tmp_path, model, resume=True)
+    assert layer.forward is own
+    assert len(calls) == 1  # what it returns was looked at; then it was skipped

@@ -180,3 +180,42 @@ def test_old_transformers_is_refused(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delattr(f"sparsefill.engine.{name}", raising=False)
     with pytest.raises(UnsupportedError, match=r"from release 4\.56 on, got"):
         sparsefill.prefill(tiny_model("llama-3"), prompt(N), PATTERN)
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"),
+    [
+        (prompt(N).float(), "int64 or int32, got torch.float32"),
+        (prompt(N) + 1000, "must be from 0 to"),
+        (-prompt(N), "must be from 0 to"),
+    ],
+    ids=["float", "large", "negative"],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_ids_that_are_not_the_models_are_refused(ids: torch.Tensor, why: str):
+    with pytest.raises(InputError, match=why):
+        prefill(tiny_model("llama-3"), ids, PATTERN)
+
+
+@pytest.mark.parametrize("name", ["chunk", "max_memory", "recall_samples", "logits_to_keep"])
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_number_is_refused(name: str):
+    options: dict[str, Any] = {name: "16GiB"}
+    with pytest.raises(InputError, match=f"{name} must be a whole number, got '16GiB'"):
+        prefill(tiny_model("llama-3"), prompt(N), PATTERN, **options)
+
+
+def test_training_mode_is_refused():
+    with pytest.raises(InputError, match=r"call model\.eval\(\)"):
+        prefill(tiny_model("llama-3").train(), prompt(N), PATTERN)
+
+
+@pytest.mark.parametrize("order", ["layers", "chunks"])
+@pytest.mark.parametrize("pattern", [PATTERN, Dense()], ids=lambda own: own.name)
+def test_autocast_mixes_dtypes(order: str, pattern: Any):
+    model, ids = tiny_model("llama-3"), prompt(N)
+    with torch.autocast("cpu", torch.bfloat16):
+        read = prefill(model, ids, pattern, chunk=128, order=order, min_length=1)
+    plain = prefill(model, ids, pattern, chunk=128, order=order, min_length=1)
+    assert read.logits.isfinite().all()
+    assert float((read.logits.float() - plain.logits).abs().mean()) < 0.05  # bfloat16's rounding

@@ -1,6 +1,7 @@
 """Reading prompts of any length: within a memory budget, resumable, with the cache one wants.
 
 reading.py   one prompt, read by layers or by chunks
+chunks.py    how a prompt is cut
 lockstep.py  chunks of a prompt that the model reads side by side
 whole.py     the attention of a layer to the whole prompt
 store.py     keys and values: kept, quantised, on the host, on disk, or dropped

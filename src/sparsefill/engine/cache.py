@@ -88,6 +88,20 @@ class DecodeLayer(DynamicLayer):
         rest = length - self.store.tokens
         self.new = [(k[:, :, :rest], v[:, :, :rest]) for k, v in self.new] if rest else []
 
+    def reset(self) -> None:
+        """Refuse: the prompt is what this cache is for."""
+        raise UnsupportedError(
+            "a cache that a prompt was read into cannot be reset; make a new one"
+        )
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Refuse: rows of the prompt are kept once."""
+        raise UnsupportedError(_fixed_rows(f"each row repeated {repeats} times"))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Refuse: rows of the prompt are kept as they were read."""
+        raise UnsupportedError(_fixed_rows(f"rows {indices.tolist()} selected"))
+
     def get_seq_length(self, *args: Any) -> int:
         """Count the tokens of the prompt and those decoded."""
         return self.store.tokens + (self.new[0][0].shape[2] if self.new else 0)
@@ -95,6 +109,13 @@ class DecodeLayer(DynamicLayer):
     def get_mask_sizes(self, query_length: Any, *args: Any) -> tuple[int, int]:
         """Return the number of keys that a mask must show, and where they start."""
         return self.get_seq_length() + _count(query_length), 0
+
+
+def _fixed_rows(asked: str) -> str:
+    return (
+        f"a cache that the engine filled keeps its rows, got {asked}; read the prompt with that"
+        " many rows, or use sparse_prefill"
+    )
 
 
 def _count(query_length: Any) -> int:

@@ -35,7 +35,7 @@ def opened(
     def instead(*args: Any, **kwargs: Any) -> Any:
         nonlocal busy
         given = {**signature.bind(*args, **kwargs).arguments, **kwargs}
-        ids = given.get("input_ids")
+        ids: Any = given.get("input_ids")
         if busy or not _is_prompt(given, ids, at_least):
             return forward(*args, **kwargs)
         drop = given.get("use_cache") is False and options.get("order") != "chunks"

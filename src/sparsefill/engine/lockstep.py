@@ -119,13 +119,17 @@ def skipping(layers: Sequence[nn.Module], *, returns_tuple: bool) -> Iterator[No
     def hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (hidden_states,) if returns_tuple else hidden_states
 
+    before = [vars(layer).get("forward") for layer in layers]  # another library's, maybe
     for layer in layers:
         layer.forward = hand_on
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, own in zip(layers, before, strict=True):
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own
 
 
 def decoder_layers(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsefill.engine.chunks import ATTENDING, chunks_of
 from sparsefill.engine.store import POLICIES, ROOM
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.run import architecture_of
@@ -24,8 +26,7 @@ from sparsefill.tile import TILE
 
 ORDERS = ("layers", "chunks")
 CHUNKS = tuple(2**power for power in range(13, 8, -1))  # tokens that a plan chooses from
-ATTENDING = 16384  # queries that attend at once, in as many chunks as that takes
-MEMORY = Path("/proc/meminfo")
+MEMORY, LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 PROCESS = 400 << 20  # bytes of Python, torch and transformers, where no more is known
 MAPPED = 32 << 20  # bytes from which glibc gives freed memory back at once
 SLACK = MAPPED  # bytes freed that it keeps at the end of its heap (up to twice as many)
@@ -116,6 +117,8 @@ def plan_prefill(
     logits_to_keep: int = 1,
     max_memory: int | None = None,
     patterns: Sequence[Pattern] = (),
+    least: int = 1,
+    step: int = TILE,
 ) -> Plan:
     """Expect the memory of a prefill, and choose its chunk.
 
@@ -129,6 +132,7 @@ def plan_prefill(
         logits_to_keep: how many last positions have logits.
         max_memory: bytes that the peak may not exceed; what is free now when None.
         patterns: of the heads, whose indices count.
+        least, step: as of `chunks_of`.
 
     Raises:
         InputError: an argument is out of range, or nothing fits `max_memory`.
@@ -145,7 +149,7 @@ def plan_prefill(
             f"max_memory must be a number of bytes above 0, got {max_memory}; pass None for no"
             " limit"
         )
-    sizes = _Sizes.of(model, b, tokens, logits_to_keep, patterns)
+    sizes = _Sizes.of(model, b, tokens, logits_to_keep, patterns, least=least, step=step)
     fast = [own for own in CHUNKS if own <= sizes.fastest]
     plans = [sizes.plan(kv, order, own) for own in (fast if chunk is None else [chunk])]
     limit = max_memory or memory_at_hand(next(model.parameters()).device)
@@ -207,6 +211,8 @@ class _Sizes:
 
     b: int
     tokens: int
+    least: int
+    step: int
     layers: int
     on_host: bool  # the model's device is the host
     hidden: int  # bytes of a token in the residual stream
@@ -224,7 +230,15 @@ class _Sizes:
 
     @classmethod
     def of(
-        cls, model: nn.Module, b: int, tokens: int, logits_to_keep: int, patterns: Sequence[Pattern]
+        cls,
+        model: nn.Module,
+        b: int,
+        tokens: int,
+        logits_to_keep: int,
+        patterns: Sequence[Pattern],
+        *,
+        least: int,
+        step: int,
     ) -> _Sizes:
         """Measure a model."""
         config: Any = model.config
@@ -235,12 +249,20 @@ class _Sizes:
         own = [*model.parameters(), *model.buffers()]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in own)
         on_host = parameter.device.type == "cpu"
-        fused = any(name.endswith("qkv_proj") for name, _ in model.named_modules())
+        together = (shape.heads + 2 * shape.kv_heads) * d  # the width of a fused projection
+        any_model: Any = model
+        head = any_model.get_output_embeddings()
+        fused = any(
+            own is not head and isinstance(own, nn.Linear) and own.out_features == together
+            for own in model.modules()
+        )
         kinds = len(set(getattr(config, "layer_types", None) or [0]))
         wide = 4  # bytes: norms are computed in float32
         return cls(
             b=b,
             tokens=tokens,
+            least=least,
+            step=step,
             layers=shape.layers,
             on_host=on_host,
             hidden=config.hidden_size * item,
@@ -248,7 +270,7 @@ class _Sizes:
             kv=2 * shape.kv_heads * d * item,
             kv_int8=2 * shape.kv_heads * (d + 4),  # 4: a float32 scale
             rotary=2 * d * item * (kinds if kinds > 1 else 1) + 8,  # 8: the position
-            fused=(shape.heads + 2 * shape.kv_heads) * d * item if fused else 0,
+            fused=together * item if fused else 0,
             mlp=3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) * item,
             norm=config.hidden_size * (item + 2 * wide),
             logits=b * logits_to_keep * config.vocab_size * item,
@@ -270,7 +292,9 @@ class _Sizes:
 
     def plan(self, kv: str, order: str, chunk: int) -> Plan:
         """Add up what a way of reading takes."""
-        widest = self.b * min(chunk, self.tokens)
+        bounds = chunks_of(self.tokens, chunk, least=self.least, step=self.step)
+        longest = max(last - first for first, last in bounds)
+        widest = self.b * longest
         every = self.b * self.tokens
         held = every if order == "layers" else widest  # tokens in chunks that have begun
         room = self.b * (self.tokens + ROOM)
@@ -285,7 +309,9 @@ class _Sizes:
         elsewhere = widest * max(self.mlp + 2 * self.hidden, self.norm, projection)
         # the output stands there twice, as it is made and as it goes on; queries of chunks that
         # attend together are copied
-        together = self.b * min(max(chunk, ATTENDING), self.tokens) if order == "layers" else widest
+        together = (
+            self.b * min(max(longest, ATTENDING), self.tokens) if order == "layers" else widest
+        )
         attending = self.index + together * 2 * self.queries + (SCRATCH if self.on_host else 0)
         attending += together * self.queries if together > widest else 0
         waiting = held * (self.hidden + self.queries + self.fused)
@@ -329,6 +355,37 @@ def _index_bytes(
     return found
 
 
+def check_files(model: nn.Module, plan: Plan, folder: Path | None) -> None:
+    """Refuse what the disk or the host has no room for, before any work.
+
+    Raises:
+        InputError: there is too little.
+    """
+    shape, item = architecture_of(_text_config(model)), next(model.parameters()).dtype.itemsize
+    every = plan.b * plan.tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * item
+    host = torch.device("cpu")
+    if plan.kv == "host" and next(model.parameters()).device.type != "cpu":
+        free = memory_at_hand(host)
+        if free is not None and every > free:
+            raise InputError(
+                f"kv='host' needs {_gib(every)} of host memory, got {_gib(free)} free; pass"
+                " kv='int8', or kv='disk' with save_kv"
+            )
+    if folder is not None:
+        free = shutil.disk_usage(folder).free
+        needed = 2 * plan.residual + (0 if plan.kv == "drop" else every)
+        if needed > free:
+            raise InputError(
+                f"save_kv needs {_gib(needed)} in {folder}, got {_gib(free)} free; pass a folder"
+                " on another disk, fewer tokens, or kv='drop'"
+            )
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config()
+
+
 def memory_at_hand(device: torch.device) -> int | None:
     """Return the bytes that this process may hold on a device; None where nobody knows."""
     if device.type == "cuda":
@@ -336,7 +393,9 @@ def memory_at_hand(device: torch.device) -> int | None:
     if device.type == "cpu" and MEMORY.is_file():
         kibibytes = (line.split() for line in MEMORY.read_text("ascii").splitlines())
         free = next((int(own[1]) for own in kibibytes if own[0] == "MemAvailable:"), None)
-        return free and free * 1024 + _resident_bytes()
+        whole = free and free * 1024 + _resident_bytes()
+        allowed = LIMIT.read_text("ascii").strip() if LIMIT.is_file() else "max"
+        return whole if whole is None or allowed == "max" else min(whole, int(allowed))
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sparsefill.engine import OnProgress, Prefilled
 from sparsefill.engine.cache import chunk_cache, decode_cache
+from sparsefill.engine.chunks import chunks_of, groups_of
 from sparsefill.engine.lockstep import (
     AtAttention,
     AtLayer,
@@ -25,7 +27,7 @@ from sparsefill.engine.lockstep import (
     skipping,
     stops_before,
 )
-from sparsefill.engine.plan import ATTENDING, Plan, check_way, plan_prefill
+from sparsefill.engine.plan import Plan, check_files, check_way, plan_prefill
 from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
 from sparsefill.engine.store import KVStore
@@ -57,6 +59,9 @@ class Request:
 
     def __post_init__(self) -> None:
         check_way(self.kv, self.order)
+        for name in ("chunk", "max_memory", "logits_to_keep", "recall_samples"):
+            if type(own := getattr(self, name)) not in (int, NoneType):
+                raise InputError(f"{name} must be a whole number, got {own!r}")
         if self.recall_samples < 0 or (self.recall_samples and self.order == "chunks"):
             raise InputError(
                 "recall_samples must be a number of row blocks from 0 on, with order='layers',"
@@ -85,15 +90,53 @@ def read(
     on_progress: OnProgress | None = None,
 ) -> Prefilled:
     """Read a prompt; what `prefill` says."""
-    if input_ids.ndim != 2 or input_ids.numel() == 0:
+    layers = decoder_layers(model, attention_layers(model))
+    _check(model, input_ids)
+    store = KVStore(request.kv, input_ids.shape[1], folder=request.save_kv)
+    with ExitStack() as stack:
+        saved = None
+        if request.save_kv is not None:
+            saved = Saved(request.save_kv, resume=request.resume)
+            stack.callback(saved.close)
+        return _read(model, input_ids, pattern, request, store, layers, saved, on_plan, on_progress)
+
+
+def _check(model: nn.Module, ids: Tensor) -> None:
+    """Refuse a prompt, or a model, that could only fail later, or silently be read wrongly."""
+    if ids.ndim != 2 or ids.numel() == 0:
         raise InputError(
             "the prompt must be token ids of shape (b, n) with at least one token,"
-            f" got shape {tuple(input_ids.shape)}; pass one row for each prompt"
+            f" got shape {tuple(ids.shape)}; pass one row for each prompt"
         )
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"token ids must be int64 or int32, got {ids.dtype}; cast them")
+    own: Any = model
+    known = own.get_input_embeddings().num_embeddings
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= known:
+        raise InputError(
+            f"token ids must be from 0 to {known - 1}, got {least} to {most}; is this the model's"
+            " own tokenizer?"
+        )
+    if model.training:
+        raise InputError(
+            "the model must be in evaluation mode, got one in training mode (its caches and"
+            " dropout differ); call model.eval()"
+        )
+
+
+def _read(
+    model: nn.Module,
+    input_ids: Int[Tensor, "b n"],
+    pattern: Profile | Pattern | None,
+    request: Request,
+    store: KVStore,
+    layers: Sequence[nn.Module],
+    saved: Saved | None,
+    on_plan: Callable[[Plan], None] | None,
+    on_progress: OnProgress | None,
+) -> Prefilled:
     b, tokens = input_ids.shape
-    store = KVStore(request.kv, tokens, folder=request.save_kv)
-    layers = decoder_layers(model, attention_layers(model))
-    saved = None if request.save_kv is None else Saved(request.save_kv, resume=request.resume)
     opened = sparse_prefill(
         model,
         pattern,
@@ -103,6 +146,10 @@ def read(
     )
     with torch.inference_mode(), opened as run:
         every = [own for layer in run.profile.layers for own in layer]
+        cut = {
+            "least": max(least_chunk(every), request.logits_to_keep),
+            "step": math.lcm(*(p.block for p in every if isinstance(p, BlockTopK)), TILE),
+        }
         plan = plan_prefill(
             model,
             b,
@@ -113,15 +160,12 @@ def read(
             logits_to_keep=request.logits_to_keep,
             max_memory=request.max_memory,
             patterns=every,
+            **cut,
         )
+        check_files(model, plan, request.save_kv)
         if on_plan is not None:
             on_plan(plan)
-        bounds = chunks_of(
-            tokens,
-            plan.chunk,
-            least=max(least_chunk(every), request.logits_to_keep),
-            step=math.lcm(*(p.block for p in every if isinstance(p, BlockTopK)), TILE),
-        )
+        bounds = chunks_of(tokens, plan.chunk, **cut)
         if saved is not None:
             settings = settings_of(model, input_ids, run, bounds, kv=request.kv)
             saved.begin({**settings, "order": request.order, "chunk": plan.chunk})
@@ -139,37 +183,6 @@ def read(
 
 def _silent(done: int, total: int) -> None:
     """Show no progress."""
-
-
-def chunks_of(tokens: int, chunk: int, *, least: int, step: int) -> list[tuple[int, int]]:
-    """Cut a prompt into chunks.
-
-    Args:
-        least: tokens that the last chunk needs; it takes those of the one before if it must.
-        step: all chunks but the last are multiples of it.
-
-    Example:
-        >>> chunks_of(1000, 256, least=64, step=64)
-        [(0, 256), (256, 512), (512, 768), (768, 1000)]
-        >>> chunks_of(1000, 320, least=64, step=64)
-        [(0, 320), (320, 640), (640, 1000)]
-    """
-    size = max(step, chunk // step * step)
-    firsts = list(range(0, tokens, size))
-    while len(firsts) > 1 and tokens - firsts[-1] < least:
-        firsts.pop()
-    return list(zip(firsts, [*firsts[1:], tokens], strict=True))
-
-
-def groups_of(bounds: Sequence[tuple[int, int]]) -> list[slice]:
-    """Say which chunks attend together: as many as there are in `ATTENDING` tokens.
-
-    Example:
-        >>> groups_of([(0, 8192), (8192, 16384), (16384, 24576)])
-        [slice(0, 2, None), slice(2, 3, None)]
-    """
-    size = max(1, ATTENDING // bounds[0][1])
-    return [slice(i, min(i + size, len(bounds))) for i in range(0, len(bounds), size)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ the keys and values of the chunks done. The manifest is written last, all or not
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from sparsefill.patterns import to_dict
 from sparsefill.strict_json import parse_json
 
 MANIFEST = "prefill.json"
+LOCK = "lock"  # held by the process that reads into the folder
+TOLD = ("kv", "order", "chunk", "backend", "min_length", "dtype", "device", "shape")
+NAMES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype")
 SCHEMA = 1
 DTYPES = {
     str(t).removeprefix("torch."): t
@@ -49,17 +53,34 @@ class Saved:
     def __init__(self, folder: Path, *, resume: bool) -> None:
         self.folder, self.resume = folder, resume
         self._path = folder / MANIFEST
+        self._lock = _lock(folder)
         self._settings: dict[str, Any] = {}
         self._done = 0
         self._heads: list[dict[str, list[int]]] = []
         self._files: dict[int, TokenFile] = {}
         if self._path.exists() and not resume:
+            self.close()
             raise InputError(
                 f"{folder} already holds a prefill; pass resume to go on with it, or save to"
                 " another folder"
             )
+        foreign = sorted({own.name for own in folder.iterdir()} - {LOCK})
+        if foreign and not resume:
+            self.close()
+            raise InputError(
+                f"a prefill is saved to a folder of its own, got {folder} with {foreign[0]};"
+                " pass an empty or a new one"
+            )
         if resume:
-            self._read()
+            try:
+                self._read()
+            except InputError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
 
     @property
     def chunk(self) -> int | None:
@@ -104,9 +125,15 @@ class Saved:
         if self.resume:
             other = [name for name, own in settings.items() if self._settings.get(name) != own]
             if other:
+                told = [
+                    f"{name}: {self._settings.get(name)} there, {settings[name]} now"
+                    for name in other
+                    if name in TOLD
+                ]
                 raise InputError(
-                    f"{self.folder} holds another prefill: {', '.join(other)} differ; resume"
-                    " with the same model, prompt and options, or save to another folder"
+                    f"{self.folder} holds another prefill: {', '.join(other)} differ"
+                    f" ({'; '.join(told) or 'only their hashes are kept'}); resume with the same"
+                    " model, prompt and options, or save to another folder"
                 )
         self._settings = settings
         if not self.resume:
@@ -200,6 +227,7 @@ def settings_of(
     return {
         "architecture": asdict(run.profile.architecture),
         "model": weights_sha256(model),
+        "config": _config_sha256(config),
         "prompt": hashlib.sha256(ids.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "shape": list(ids.shape),
         "hidden_size": config.get_text_config().hidden_size,
@@ -211,6 +239,33 @@ def settings_of(
         "min_length": run.min_length,
         "kv": kv,
     }
+
+
+def _config_sha256(config: Any) -> str:
+    """Hash all that a model's config says, but what it and its release are called."""
+    said = {name: own for name, own in config.to_dict().items() if name not in NAMES}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _lock(folder: Path) -> Any:
+    """Hold a folder for this process, made if need be.
+
+    Raises:
+        InputError: it cannot be written, or another process reads into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"save_kv must be a folder to write to, got {folder}: {error}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InputError(
+            f"another process reads a prompt into {folder}; wait for it, or save to another folder"
+        ) from None
+    return file
 
 
 def _counts(*values: object) -> bool:

@@ -33,9 +33,12 @@ class Buffer:
 
     @classmethod
     def like(cls, k: Tensor, v: Tensor, room: int) -> Buffer:
-        """Make a buffer for tensors of these heads."""
+        """Make a buffer for tensors of these heads, of one dtype, as caches do."""
+        dtype = torch.promote_types(k.dtype, v.dtype)
         shapes = [(*t.shape[:2], room, t.shape[3]) for t in (k, v)]
-        return cls(k=_empty(shapes[0], like=k), v=_empty(shapes[1], like=v))
+        return cls(
+            k=_empty(shapes[0], like=k, dtype=dtype), v=_empty(shapes[1], like=v, dtype=dtype)
+        )
 
     def write(self, first: int, k: Tensor, v: Tensor) -> None:
         """Put tokens in their places."""

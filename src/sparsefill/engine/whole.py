@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsefill._checks import check_finite
+from sparsefill._checks import check_finite, check_qkv
 from sparsefill.attention import attend_in_stages
 from sparsefill.density import density
 from sparsefill.engine.lockstep import AtAttention, stop
@@ -53,6 +53,7 @@ class LayerAttention:
     """
 
     def __init__(self, last: Call, *, recall_samples: int = 0) -> None:
+        check_qkv(last.q, last.k, last.v)
         self.last = last
         self.estimate_s = self.attend_s = self.recall_s = 0.0
         self._samples = row_blocks_of(last.k.shape[2], recall_samples)
@@ -194,6 +195,7 @@ def row_blocks_of(tokens: int, samples: int) -> list[int]:
         [2, 6, 10]
     """
     blocks = -(-tokens // TILE)
+    samples = min(samples, blocks)
     chosen = (int((sample + 0.5) * blocks / samples) for sample in range(samples))
     return list(dict.fromkeys(chosen))
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sparsefill._checks import check_qkv
 from sparsefill.attention import attend_in_stages
 from sparsefill.cost import dense_where_cheaper
 from sparsefill.errors import UnsupportedError
@@ -303,6 +304,7 @@ def _in_blocks(call: Call) -> Float[Tensor, "b h n d"]:
 def _compiled(call: Call) -> Float[Tensor, "b h n d"]:
     """Attend by our compiled kernels, all heads of a group at once."""
     q, k, v = call.tensors()
+    check_qkv(q, k, v)
     index = estimate(Dense(), q[:, : k.shape[1]], k, **call.lengths())  # one for each KV head
     return attend_unchecked(
         q, k, v, index, scale=call.scale, softcap=call.softcap, backend=call.run.backend
