@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,61 @@ def test_ctrl_c_says_how_to_resume(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     assert resumed["engine"]["resumed"]
     assert with_engine(tiny).exit_code == 0
     assert read_report()["generated"] == resumed["generated"]
+
+
+@pytest.mark.parametrize(("order", "stopped_at", "units"), [("layers", 7, 2), ("chunks", 2, 3)])
+def test_a_part_is_not_compared_with_the_whole(
+    tiny: Path, order: str, stopped_at: int, units: int, monkeypatch: pytest.MonkeyPatch
+):
+    from sparsefill.cli.engine import _Watch
+
+    def interrupt(self: _Watch, done: int, total: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    wanted: dict[str, Any] = {
+        "order": order,
+        "save_kv": "kept",
+        "compare": "dense",
+        "tokens": 600,  # three chunks
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(_Watch, "step", interrupt)
+        assert with_engine(tiny, **wanted).exit_code == 130
+    result = with_engine(tiny, "--resume", **wanted)
+    assert result.exit_code == 0, result.output
+    assert f"resumed: 1 of {units} {order} were read now" in result.stdout
+    assert not re.search(r"\d\.\d\dx", result.stdout)
+    report = read_report()
+    engine = report["engine"]
+    assert (engine[order], engine[f"{order}_read"]) == (units, 1)
+    assert report["ttft_s"]["sparse"] is report["attention_s"]["sparse"] is None
+    assert report["estimate_s"] is report["density"] is report["sparse_layers"] is None
+    assert report["recall"] == {"mean": None, "p1": None}
+    assert report["ttft_s"]["dense"] > 0
+    assert report["logits"]["kl_mean"] > 0
+    assert engine["read_now"]["seconds"] > engine["read_now"]["attention_s"] > 0
+    assert engine["read_now"]["density"] < 1
+
+
+def test_resuming_what_had_not_begun_is_a_whole_reading(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from sparsefill.cli.engine import _Watch
+
+    def interrupt(self: _Watch, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Watch, "step", interrupt)
+        assert with_engine(tiny, save_kv="kept").exit_code == 130
+    result = with_engine(tiny, "--resume", save_kv="kept", compare="dense")
+    assert "resumed:" not in result.stdout
+    report = read_report()
+    assert report["engine"]["resumed"]
+    assert report["engine"]["layers_read"] == 2
+    assert report["ttft_s"]["sparse"] > 0
+    assert re.search(r"\d\.\d\dx", result.stdout)
 
 
 def test_a_signal_ends_the_command_cleanly(tiny: Path):

@@ -146,11 +146,13 @@ def read_with_engine(
     measured = peak_bytes()
     tokens = decode_greedily(model, read.cache, first, new_tokens)
     reading = Reading(ttft_s=ttft_s, logits=read.logits[0].float(), tokens=tokens, run=read.run)
+    layers = len(read.run.profile.layers)
     return reading, {
         "kv": read.plan.kv,
         "order": read.plan.order,
         "chunk": read.plan.chunk,
         "resumed": options.resume,
+        **watch.read_now(layers if read.plan.order == "layers" else None),
         "plan_bytes": {**read.plan.parts, "peak": read.plan.peak},
         "peak_bytes": measured,
     }
@@ -162,6 +164,7 @@ class _Watch:
     def __init__(self, progress: Progress, task: TaskID, tokens: int) -> None:
         self.progress, self.task, self.tokens = progress, task, tokens
         self.before: int | None = None  # steps that an earlier run did
+        self.total = 0
         self.started = time.perf_counter()
 
     def seconds(self) -> float:
@@ -171,9 +174,26 @@ class _Watch:
     def step(self, done: int, total: int) -> None:
         """Show that so many of the steps are done."""
         if self.before is None:
-            self.before = done - 1
+            self.before, self.total = done - 1, total
         speed = self.tokens * (done - self.before) / total / self.seconds()
         self.progress.update(self.task, completed=done, total=total, speed=f"{speed:,.0f} tokens/s")
+
+    def read_now(self, layers: int | None) -> dict[str, int]:
+        """Say how much of the prompt was read since the start.
+
+        Args:
+            layers: of the model, if all chunks pass a layer before the next one.
+        """
+        steps = self.total - (self.before or 0)
+        if layers is None:
+            return {"chunks": self.total, "chunks_read": steps}
+        return {"layers": layers, "layers_read": steps * layers // self.total}
+
+
+def is_partial(engine: dict[str, Any]) -> bool:
+    """Tell from the engine's report whether some of the prompt was read by an earlier run."""
+    unit = engine["order"]
+    return engine[f"{unit}_read"] < engine[unit]
 
 
 def _how_to_go_on(options: EngineOptions) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
-from sparsefill.cli.engine import EngineOptions, read_with_engine
+from sparsefill.cli.engine import EngineOptions, is_partial, read_with_engine
 from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
 from sparsefill.cli.layers import progress_of_layers
 from sparsefill.data import novel
@@ -114,6 +114,13 @@ def run_prefill(console: Console, request: Request) -> None:
     report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
     if engine is not None:
         report["engine"] = engine
+        if is_partial(engine):
+            _set_apart(report)
+            unit = engine["order"]
+            console.print(
+                f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
+                " times, density and recall of the whole prompt are not known"
+            )
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
@@ -244,7 +251,7 @@ def build_report(
         }
         for call in (measured or sparse.run).calls
     ]
-    sparse_calls = [call for call in sparse.run.calls if call.path == "sparse"]
+    sparse_layers = {call.layer for call in sparse.run.calls if call.path == "sparse"}
     return {
         "tokens": tokens,
         "model": loaded.name,
@@ -252,7 +259,7 @@ def build_report(
         "method": request.method,
         "static": None if request.static is None else request.static.name,
         "min_length": sparse.run.min_length,
-        "sparse_layers": len(sparse_calls),
+        "sparse_layers": len(sparse_layers),
         "ttft_s": {"dense": dense and dense.ttft_s, "sparse": sparse.ttft_s},
         "attention_s": {
             "dense": dense and dense.run.attention_s,
@@ -283,6 +290,19 @@ def build_report(
     }
 
 
+def _set_apart(report: dict[str, Any]) -> None:
+    """Move what describes only the part that was read now, so that nothing compares it."""
+    engine, ttft, attention = report["engine"], report["ttft_s"], report["attention_s"]
+    engine["read_now"] = {
+        "seconds": ttft["sparse"],
+        "attention_s": attention["sparse"],
+        **{name: report[name] for name in ("estimate_s", "density", "sparse_layers", "recall")},
+    }
+    ttft["sparse"] = attention["sparse"] = None
+    report["estimate_s"] = report["density"] = report["sparse_layers"] = None
+    report["recall"] = {"mean": None, "p1": None}
+
+
 def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse: Reading) -> Table:
     """Lay the report out for people."""
     table = Table(title=f"{loaded.name}: {report['tokens']} tokens", title_justify="left")
@@ -295,17 +315,21 @@ def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse
         ratio = f"{theirs / ours:.2f}x" if ours and theirs else ""
         table.add_row(name, _seconds(theirs), _seconds(ours), ratio)
 
-    sparse_s, dense_s = report["attention_s"]["sparse"], report["attention_s"]["dense"]
-    estimate_s = report["estimate_s"]
-    ttft = report["ttft_s"]
+    ttft, attention, estimate_s = report["ttft_s"], report["attention_s"], report["estimate_s"]
+    spent = None if attention["sparse"] is None else attention["sparse"] + estimate_s
     row("time to first token", ttft["sparse"], ttft["dense"])
-    row("  in attention, estimate included", sparse_s + estimate_s, dense_s)
+    row("  in attention, estimate included", spent, attention["dense"])
     row("  in the estimate", estimate_s, None)
-    rest = None if dense_s is None else ttft["dense"] - dense_s
-    row("  in the rest", ttft["sparse"] - sparse_s - estimate_s, rest)
+    row(
+        "  in the rest",
+        None if spent is None else ttft["sparse"] - spent,
+        None if dense is None else ttft["dense"] - attention["dense"],
+    )
+    if "read_now" in report.get("engine", {}):
+        row("time of what was read now", report["engine"]["read_now"]["seconds"], None)
     table.add_section()
     recall, logits = report["recall"], report["logits"]
-    table.add_row("density", "100 %", f"{report['density']:.1%}")
+    table.add_row("density", "100 %", _share(report["density"], digits=1))
     if recall["mean"] is not None:
         table.add_row("recall, mean", "", _share(recall["mean"]))
         table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
@@ -335,5 +359,5 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f} s"
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+def _share(value: float | None, *, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}%}"
