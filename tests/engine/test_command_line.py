@@ -207,6 +207,35 @@ def test_a_signal_ends_the_command_cleanly(tiny: Path):
     assert "--resume goes on" in done.stdout
 
 
+MISSING = {  # what is not there: how to simulate it, and what the error says
+    "caches-of-layers": (
+        "import types, transformers\n"
+        "import transformers.cache_utils\n"
+        "transformers.cache_utils = types.SimpleNamespace()\n",  # as the engine sees it
+        "from release 4.56 on",
+    ),
+    "greenlet": ("import sys\nsys.modules['greenlet'] = None\n", "needs greenlet"),
+}
+
+
+@pytest.mark.parametrize(("lacking", "why"), MISSING.values(), ids=MISSING)
+def test_only_the_engine_needs_what_it_needs(tiny: Path, lacking: str, why: str):
+    code = lacking + "from sparsefill.cli import main\nmain()\n"
+    command = [sys.executable, "-c", code, "prefill", "--model", str(tiny), "--tokens", "300"]
+    command += ["--prompt-file", "prompt.txt", "--compare", "none"]
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    plain, engine = (
+        subprocess.run([*command, *options], env=there, capture_output=True, text=True, timeout=120)
+        for options in ([], ["--kv", "keep"])
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert "time to first token" in plain.stdout
+    assert engine.returncode == 2, engine.stderr
+    (line,) = engine.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert why in line
+
+
 @pytest.mark.parametrize("text", ["", "GiB", "8 XiB", "-1", "0", "nan", "inf", "1..2G", "1e999"])
 def test_a_size_that_is_none(text: str):
     with pytest.raises(InputError, match="--max-memory must be a size"):

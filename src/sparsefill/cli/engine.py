@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from jaxtyping import Int
@@ -23,12 +23,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparsefill.engine import prefill
-from sparsefill.engine.plan import Plan
-from sparsefill.engine.reading import Request as EngineRequest
 from sparsefill.environment import peak_bytes
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers.reading import Reading, decode_greedily
 from sparsefill.profile import Profile
+
+if TYPE_CHECKING:
+    from sparsefill.engine.plan import Plan
 
 RECALL_SAMPLES = 16  # row blocks of each layer
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ends
@@ -52,13 +53,25 @@ class EngineOptions:
         return self.resume or any(own is not None for own in given)
 
     def check(self) -> None:
-        """Refuse, before any work, what could only fail later."""
+        """Refuse, before any work, what could only fail later.
+
+        Raises:
+            InputError: an option is out of range, or goes with one that is missing.
+            UnsupportedError: the engine cannot run with what is installed.
+        """
         if self.save_kv is None and (self.kv == "disk" or self.resume):
             why = "--resume" if self.resume else "--kv disk"
             raise InputError(f"{why} needs a folder for its files, got none; pass --save-kv")
-        EngineRequest(
-            **self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True
-        )
+        try:  # here: who does not ask for the engine need not have what it needs
+            from sparsefill.engine.reading import Request
+        except ModuleNotFoundError as error:
+            if error.name != "greenlet":
+                raise
+            raise UnsupportedError(
+                "the prefill engine needs greenlet, which is not installed;"
+                " run: pip install 'sparsefill[transformers]'"
+            ) from error
+        Request(**self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True)
 
     def arguments(self) -> dict[str, Any]:
         """Return what was asked as arguments of `prefill`."""
