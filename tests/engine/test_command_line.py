@@ -44,8 +44,17 @@ def test_the_engine_reports_plan_and_peak(tiny: Path):
     assert report["density"] == pytest.approx(plain["density"])
     assert report["sparse_layers"] == plain["sparse_layers"] == 2
     assert report["generated"]["sparse"][:1] == plain["generated"]["sparse"][:1]
-    assert report["recall"] == {"mean": None, "p1": None}
+    assert engine["recall_row_blocks"] == 16  # more than there are, so all are measured
+    assert report["recall"] == pytest.approx(plain["recall"], rel=1e-5)
+    assert "recall, mean (16 row blocks of each layer)" in result.stdout
     assert report["ttft_s"]["dense"] is None
+
+
+def test_recall_by_chunks_is_not_measured(tiny: Path):
+    result = with_engine(tiny, order="chunks")
+    assert result.exit_code == 0, result.output
+    assert read_report()["recall"] == {"mean": None, "p1": None}
+    assert "recall" not in result.stdout
 
 
 def test_nothing_is_read_densely_unless_asked(tiny: Path, monkeypatch: pytest.MonkeyPatch):

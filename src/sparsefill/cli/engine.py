@@ -159,13 +159,14 @@ def read_with_engine(
     measured = peak_bytes()
     tokens = decode_greedily(model, read.cache, first, new_tokens)
     reading = Reading(ttft_s=ttft_s, logits=read.logits[0].float(), tokens=tokens, run=read.run)
-    layers = len(read.run.profile.layers)
+    layers, asked = len(read.run.profile.layers), options.arguments()
     return reading, {
         "kv": read.plan.kv,
         "order": read.plan.order,
         "chunk": read.plan.chunk,
         "resumed": options.resume,
         **watch.read_now(layers if read.plan.order == "layers" else None),
+        "recall_row_blocks": asked["recall_samples"],
         "plan_bytes": {**read.plan.parts, "peak": read.plan.peak},
         "peak_bytes": measured,
     }

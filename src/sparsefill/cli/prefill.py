@@ -239,9 +239,10 @@ def build_report(
     """Collect every figure of the comparison as plain data.
 
     Args:
-        measured: a run that measured recall, which takes dense attention; None if none did.
+        measured: a run of its own that measured recall, which takes dense attention; None
+            if the sparse one measured it, in some row blocks.
     """
-    recall = torch.empty(0) if measured is None else measured.recall().double().sort().values
+    recall = (measured or sparse.run).recall().double().sort().values
     layers = [
         {
             "layer": call.layer,
@@ -331,8 +332,10 @@ def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse
     recall, logits = report["recall"], report["logits"]
     table.add_row("density", "100 %", _share(report["density"], digits=1))
     if recall["mean"] is not None:
-        table.add_row("recall, mean", "", _share(recall["mean"]))
-        table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
+        blocks = report.get("engine", {}).get("recall_row_blocks")
+        where = f" ({blocks} row blocks of each layer)" if blocks else ""
+        table.add_row(f"recall, mean{where}", "", _share(recall["mean"]))
+        table.add_row(f"recall, 1st percentile{where}", "", _share(recall["p1"]))
     if dense is not None:
         where = f"last {logits['positions']} logits"
         table.add_row(f"KL from dense, {where}", "", f"{logits['kl_mean']:.2e}")
