@@ -62,8 +62,23 @@ def test_nothing_is_read_densely_unless_asked(tiny: Path, monkeypatch: pytest.Mo
         raise AssertionError("a reading in one piece")
 
     monkeypatch.setattr("sparsefill.cli.prefill.read_prompt", refuse)
-    assert with_engine(tiny, kv="drop").exit_code == 0
+    for compare in (None, "none"):
+        assert with_engine(tiny, kv="drop", compare=compare).exit_code == 0
     assert isinstance(with_engine(tiny, kv="drop", compare="dense").exception, AssertionError)
+
+
+def test_dense_without_memory_leaves_the_report(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room for dense")
+
+    monkeypatch.setattr("sparsefill.cli.prefill.read_prompt", fail)
+    result = with_engine(tiny, compare="dense")
+    assert result.exit_code == 2
+    assert "no room for dense" in result.stderr
+    report = read_report()
+    assert report["ttft_s"]["sparse"] > 0
+    assert report["ttft_s"]["dense"] is None
+    assert report["engine"]["peak_bytes"] > 0
 
 
 def test_dense_logits_are_compared(tiny: Path):

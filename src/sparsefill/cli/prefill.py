@@ -46,13 +46,18 @@ class Request(ModelOptions):
     method: str
     profile: str | None
     static: Path | None
-    compare: str
+    compare: str | None
     out: Path | None
     dtype: str
     min_length: int | None
     new_tokens: int
     strict: bool
     engine: EngineOptions
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether to read densely too, in one piece: not after the engine unless asked."""
+        return self.compare == "dense" or (self.compare is None and not self.engine.asked)
 
 
 def run_prefill(console: Console, request: Request) -> None:
@@ -99,8 +104,10 @@ def run_prefill(console: Console, request: Request) -> None:
             positions=POSITIONS,
             new_tokens=request.new_tokens,
         )
+        if request.compares and request.out is not None:  # dense may run out of memory
+            _write(console, request.out, _report(request, loaded, ids, None, sparse, engine=engine))
     dense = None
-    if request.compare == "dense":
+    if request.compares:
         stock = replace(request, backend="torch")  # has no dense kernel: transformers' SDPA
         dense = _read(console, loaded, ids, Dense(), stock, "dense")
     static = measured = None
@@ -111,23 +118,18 @@ def run_prefill(console: Console, request: Request) -> None:
         measured = _read(
             console, loaded, ids, profile, request, "recall", static=static, measure=True
         ).run
-    report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
-    if engine is not None:
-        report["engine"] = engine
-        if is_partial(engine):
-            _set_apart(report)
-            unit = engine["order"]
-            console.print(
-                f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
-                " times, density and recall of the whole prompt are not known"
-            )
+    report = _report(request, loaded, ids, dense, sparse, measured=measured, engine=engine)
+    if engine is not None and is_partial(engine):
+        unit = engine["order"]
+        console.print(
+            f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
+            " times, density and recall of the whole prompt are not known"
+        )
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
 
-        path = request.out / "report.json"
-        write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        console.print(f"wrote {path}")
+        _write(console, request.out, report)
         # pictures show what a pattern finds on this prompt, read in one piece
         pictures = [] if static or engine else draw_heads(loaded.model, ids, profile, request.out)
         for picture in pictures:
@@ -136,7 +138,7 @@ def run_prefill(console: Console, request: Request) -> None:
 
 def _check(request: Request) -> None:
     """Refuse, before any work, what could only fail later."""
-    if request.compare not in ("dense", "none"):
+    if request.compare not in (None, "dense", "none"):
         raise InputError(f"--compare must be dense or none, got {request.compare!r}")
     if request.dtype != "auto" and request.dtype not in DTYPES:
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
@@ -289,6 +291,32 @@ def build_report(
             "device": str(next(loaded.model.parameters()).device),
         },
     }
+
+
+def _report(
+    request: Request,
+    loaded: Loaded,
+    ids: Int[Tensor, "1 n"],
+    dense: Reading | None,
+    sparse: Reading,
+    *,
+    measured: Run | None = None,
+    engine: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Build the report, with what the engine says of itself if it read."""
+    report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
+    if engine is not None:
+        report["engine"] = dict(engine)
+        if is_partial(engine):
+            _set_apart(report)
+    return report
+
+
+def _write(console: Console, folder: Path, report: dict[str, Any]) -> None:
+    """Write a report into a folder, all or nothing."""
+    path = folder / "report.json"
+    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    console.print(f"wrote {path}")
 
 
 def _set_apart(report: dict[str, Any]) -> None:
