@@ -67,6 +67,17 @@ def test_nothing_is_read_densely_unless_asked(tiny: Path, monkeypatch: pytest.Mo
     assert isinstance(with_engine(tiny, kv="drop", compare="dense").exception, AssertionError)
 
 
+@pytest.mark.parametrize(
+    ("kv", "new_tokens", "told"), [("drop", 8, True), ("drop", 1, False), ("keep", 8, False)]
+)
+def test_without_keys_only_the_first_token_is_told(
+    tiny: Path, kv: str, new_tokens: int, told: bool
+):
+    result = with_engine(tiny, kv=kv, new_tokens=new_tokens)
+    assert result.exit_code == 0, result.output
+    assert ("only the first of the --new-tokens" in result.stdout) == told
+
+
 def test_dense_without_memory_leaves_the_report(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("no room for dense")

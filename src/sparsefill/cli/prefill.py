@@ -87,6 +87,8 @@ def run_prefill(console: Console, request: Request) -> None:
         console.print("this profile was not searched here: `sparsefill search` finds a better one")
     if ids.shape[1] >= LONG and not request.engine.asked and request.static is None:
         console.print("a prompt of this length is read faster, and in less memory, with --kv keep")
+    if request.engine.kv == "drop" and request.new_tokens > 1:
+        console.print("with --kv drop only the first of the --new-tokens can be told")
     if request.out is not None:
         request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
