@@ -106,6 +106,12 @@ def run_prefill(console: Console, request: Request) -> None:
             positions=POSITIONS,
             new_tokens=request.new_tokens,
         )
+        if is_partial(engine):
+            unit = engine["order"]
+            console.print(
+                f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
+                " times, density and recall of the whole prompt are not known"
+            )
         if request.compares and request.out is not None:  # dense may run out of memory
             _write(console, request.out, _report(request, loaded, ids, None, sparse, engine=engine))
     dense = None
@@ -121,12 +127,6 @@ def run_prefill(console: Console, request: Request) -> None:
             console, loaded, ids, profile, request, "recall", static=static, measure=True
         ).run
     report = _report(request, loaded, ids, dense, sparse, measured=measured, engine=engine)
-    if engine is not None and is_partial(engine):
-        unit = engine["order"]
-        console.print(
-            f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
-            " times, density and recall of the whole prompt are not known"
-        )
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
