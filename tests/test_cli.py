@@ -60,7 +60,7 @@ def test_info():
     assert any(row[:1] == ["reference"] and "no:" in row for row in rows)
 
 
-@pytest.mark.parametrize("compare", ["dense", "none"])
+@pytest.mark.parametrize("compare", [None, "dense", "none"])
 def test_report(tiny: Path, compare: str):
     result = prefill(model=tiny, compare=compare)
     assert result.exit_code == 0, result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +44,17 @@ def test_the_engine_reports_plan_and_peak(tiny: Path):
     assert report["density"] == pytest.approx(plain["density"])
     assert report["sparse_layers"] == plain["sparse_layers"] == 2
     assert report["generated"]["sparse"][:1] == plain["generated"]["sparse"][:1]
-    assert report["recall"] == {"mean": None, "p1": None}
+    assert engine["recall_row_blocks"] == 16  # more than there are, so all are measured
+    assert report["recall"] == pytest.approx(plain["recall"], rel=1e-5)
+    assert "recall, mean (16 row blocks of each layer)" in result.stdout
     assert report["ttft_s"]["dense"] is None
+
+
+def test_recall_by_chunks_is_not_measured(tiny: Path):
+    result = with_engine(tiny, order="chunks")
+    assert result.exit_code == 0, result.output
+    assert read_report()["recall"] == {"mean": None, "p1": None}
+    assert "recall" not in result.stdout
 
 
 def test_nothing_is_read_densely_unless_asked(tiny: Path, monkeypatch: pytest.MonkeyPatch):
@@ -52,8 +62,34 @@ def test_nothing_is_read_densely_unless_asked(tiny: Path, monkeypatch: pytest.Mo
         raise AssertionError("a reading in one piece")
 
     monkeypatch.setattr("sparsefill.cli.prefill.read_prompt", refuse)
-    assert with_engine(tiny, kv="drop").exit_code == 0
+    for compare in (None, "none"):
+        assert with_engine(tiny, kv="drop", compare=compare).exit_code == 0
     assert isinstance(with_engine(tiny, kv="drop", compare="dense").exception, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("kv", "new_tokens", "told"), [("drop", 8, True), ("drop", 1, False), ("keep", 8, False)]
+)
+def test_without_keys_only_the_first_token_is_told(
+    tiny: Path, kv: str, new_tokens: int, told: bool
+):
+    result = with_engine(tiny, kv=kv, new_tokens=new_tokens)
+    assert result.exit_code == 0, result.output
+    assert ("only the first of the --new-tokens" in result.stdout) == told
+
+
+def test_dense_without_memory_leaves_the_report(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room for dense")
+
+    monkeypatch.setattr("sparsefill.cli.prefill.read_prompt", fail)
+    result = with_engine(tiny, compare="dense")
+    assert result.exit_code == 2
+    assert "no room for dense" in result.stderr
+    report = read_report()
+    assert report["ttft_s"]["sparse"] > 0
+    assert report["ttft_s"]["dense"] is None
+    assert report["engine"]["peak_bytes"] > 0
 
 
 def test_dense_logits_are_compared(tiny: Path):
@@ -122,6 +158,61 @@ def test_ctrl_c_says_how_to_resume(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     assert read_report()["generated"] == resumed["generated"]
 
 
+@pytest.mark.parametrize(("order", "stopped_at", "units"), [("layers", 7, 2), ("chunks", 2, 3)])
+def test_a_part_is_not_compared_with_the_whole(
+    tiny: Path, order: str, stopped_at: int, units: int, monkeypatch: pytest.MonkeyPatch
+):
+    from sparsefill.cli.engine import _Watch
+
+    def interrupt(self: _Watch, done: int, total: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    wanted: dict[str, Any] = {
+        "order": order,
+        "save_kv": "kept",
+        "compare": "dense",
+        "tokens": 600,  # three chunks
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(_Watch, "step", interrupt)
+        assert with_engine(tiny, **wanted).exit_code == 130
+    result = with_engine(tiny, "--resume", **wanted)
+    assert result.exit_code == 0, result.output
+    assert f"resumed: 1 of {units} {order} were read now" in result.stdout
+    assert not re.search(r"\d\.\d\dx", result.stdout)
+    report = read_report()
+    engine = report["engine"]
+    assert (engine[order], engine[f"{order}_read"]) == (units, 1)
+    assert report["ttft_s"]["sparse"] is report["attention_s"]["sparse"] is None
+    assert report["estimate_s"] is report["density"] is report["sparse_layers"] is None
+    assert report["recall"] == {"mean": None, "p1": None}
+    assert report["ttft_s"]["dense"] > 0
+    assert report["logits"]["kl_mean"] > 0
+    assert engine["read_now"]["seconds"] > engine["read_now"]["attention_s"] > 0
+    assert engine["read_now"]["density"] < 1
+
+
+def test_resuming_what_had_not_begun_is_a_whole_reading(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from sparsefill.cli.engine import _Watch
+
+    def interrupt(self: _Watch, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Watch, "step", interrupt)
+        assert with_engine(tiny, save_kv="kept").exit_code == 130
+    result = with_engine(tiny, "--resume", save_kv="kept", compare="dense")
+    assert "resumed:" not in result.stdout
+    report = read_report()
+    assert report["engine"]["resumed"]
+    assert report["engine"]["layers_read"] == 2
+    assert report["ttft_s"]["sparse"] > 0
+    assert re.search(r"\d\.\d\dx", result.stdout)
+
+
 def test_a_signal_ends_the_command_cleanly(tiny: Path):
     """The real thing: a process that gets SIGINT while it reads."""
     code = (
@@ -149,6 +240,35 @@ def test_a_signal_ends_the_command_cleanly(tiny: Path):
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert "--resume goes on" in done.stdout
+
+
+MISSING = {  # what is not there: how to simulate it, and what the error says
+    "caches-of-layers": (
+        "import types, transformers\n"
+        "import transformers.cache_utils\n"
+        "transformers.cache_utils = types.SimpleNamespace()\n",  # as the engine sees it
+        "from release 4.56 on",
+    ),
+    "greenlet": ("import sys\nsys.modules['greenlet'] = None\n", "needs greenlet"),
+}
+
+
+@pytest.mark.parametrize(("lacking", "why"), MISSING.values(), ids=MISSING)
+def test_only_the_engine_needs_what_it_needs(tiny: Path, lacking: str, why: str):
+    code = lacking + "from sparsefill.cli import main\nmain()\n"
+    command = [sys.executable, "-c", code, "prefill", "--model", str(tiny), "--tokens", "300"]
+    command += ["--prompt-file", "prompt.txt", "--compare", "none"]
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    plain, engine = (
+        subprocess.run([*command, *options], env=there, capture_output=True, text=True, timeout=120)
+        for options in ([], ["--kv", "keep"])
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert "time to first token" in plain.stdout
+    assert engine.returncode == 2, engine.stderr
+    (line,) = engine.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert why in line
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "8 XiB", "-1", "0", "nan", "inf", "1..2G", "1e999"])

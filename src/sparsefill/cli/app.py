@@ -169,7 +169,13 @@ def prefill(
     static: Annotated[
         Path | None, typer.Option(help="a text whose cells to use, whatever the prompt holds")
     ] = None,
-    compare: Annotated[str, typer.Option(help="dense, or none")] = "dense",
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="dense, or none; default: dense, but none with the prefill engine, because dense"
+            " reads in one piece"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for report.json and the pictures")
     ] = None,
@@ -192,7 +198,10 @@ def prefill(
         str | None, typer.Option(help="layers: all chunks layer by layer, or chunks: one by one")
     ] = None,
     chunk: Annotated[
-        int | None, typer.Option(help="tokens of a chunk; default 8192, or what memory allows")
+        int | None,
+        typer.Option(
+            help="tokens of a chunk; chosen to be fast and to fit --max-memory if left out"
+        ),
     ] = None,
     max_memory: Annotated[
         str | None, typer.Option(help="such as 8GiB: choose the chunk to fit, or refuse")

@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from jaxtyping import Int
@@ -23,12 +23,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparsefill.engine import prefill
-from sparsefill.engine.plan import Plan
-from sparsefill.engine.reading import Request as EngineRequest
 from sparsefill.environment import peak_bytes
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers.reading import Reading, decode_greedily
 from sparsefill.profile import Profile
+
+if TYPE_CHECKING:
+    from sparsefill.engine.plan import Plan
 
 RECALL_SAMPLES = 16  # row blocks of each layer
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ends
@@ -52,13 +53,25 @@ class EngineOptions:
         return self.resume or any(own is not None for own in given)
 
     def check(self) -> None:
-        """Refuse, before any work, what could only fail later."""
+        """Refuse, before any work, what could only fail later.
+
+        Raises:
+            InputError: an option is out of range, or goes with one that is missing.
+            UnsupportedError: the engine cannot run with what is installed.
+        """
         if self.save_kv is None and (self.kv == "disk" or self.resume):
             why = "--resume" if self.resume else "--kv disk"
             raise InputError(f"{why} needs a folder for its files, got none; pass --save-kv")
-        EngineRequest(
-            **self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True
-        )
+        try:  # here: who does not ask for the engine need not have what it needs
+            from sparsefill.engine.reading import Request
+        except ModuleNotFoundError as error:
+            if error.name != "greenlet":
+                raise
+            raise UnsupportedError(
+                "the prefill engine needs greenlet, which is not installed;"
+                " run: pip install 'sparsefill[transformers]'"
+            ) from error
+        Request(**self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True)
 
     def arguments(self) -> dict[str, Any]:
         """Return what was asked as arguments of `prefill`."""
@@ -146,11 +159,14 @@ def read_with_engine(
     measured = peak_bytes()
     tokens = decode_greedily(model, read.cache, first, new_tokens)
     reading = Reading(ttft_s=ttft_s, logits=read.logits[0].float(), tokens=tokens, run=read.run)
+    layers, asked = len(read.run.profile.layers), options.arguments()
     return reading, {
         "kv": read.plan.kv,
         "order": read.plan.order,
         "chunk": read.plan.chunk,
         "resumed": options.resume,
+        **watch.read_now(layers if read.plan.order == "layers" else None),
+        "recall_row_blocks": asked["recall_samples"],
         "plan_bytes": {**read.plan.parts, "peak": read.plan.peak},
         "peak_bytes": measured,
     }
@@ -162,6 +178,7 @@ class _Watch:
     def __init__(self, progress: Progress, task: TaskID, tokens: int) -> None:
         self.progress, self.task, self.tokens = progress, task, tokens
         self.before: int | None = None  # steps that an earlier run did
+        self.total = 0
         self.started = time.perf_counter()
 
     def seconds(self) -> float:
@@ -171,9 +188,26 @@ class _Watch:
     def step(self, done: int, total: int) -> None:
         """Show that so many of the steps are done."""
         if self.before is None:
-            self.before = done - 1
+            self.before, self.total = done - 1, total
         speed = self.tokens * (done - self.before) / total / self.seconds()
         self.progress.update(self.task, completed=done, total=total, speed=f"{speed:,.0f} tokens/s")
+
+    def read_now(self, layers: int | None) -> dict[str, int]:
+        """Say how much of the prompt was read since the start.
+
+        Args:
+            layers: of the model, if all chunks pass a layer before the next one.
+        """
+        steps = self.total - (self.before or 0)
+        if layers is None:
+            return {"chunks": self.total, "chunks_read": steps}
+        return {"layers": layers, "layers_read": steps * layers // self.total}
+
+
+def is_partial(engine: dict[str, Any]) -> bool:
+    """Tell from the engine's report whether some of the prompt was read by an earlier run."""
+    unit = engine["order"]
+    return engine[f"{unit}_read"] < engine[unit]
 
 
 def _how_to_go_on(options: EngineOptions) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsefill.atomic import write_atomically
-from sparsefill.cli.engine import EngineOptions, read_with_engine
+from sparsefill.cli.engine import EngineOptions, is_partial, read_with_engine
 from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
 from sparsefill.cli.layers import progress_of_layers
 from sparsefill.data import novel
@@ -46,13 +46,18 @@ class Request(ModelOptions):
     method: str
     profile: str | None
     static: Path | None
-    compare: str
+    compare: str | None
     out: Path | None
     dtype: str
     min_length: int | None
     new_tokens: int
     strict: bool
     engine: EngineOptions
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether to read densely too, in one piece: not after the engine unless asked."""
+        return self.compare == "dense" or (self.compare is None and not self.engine.asked)
 
 
 def run_prefill(console: Console, request: Request) -> None:
@@ -82,6 +87,8 @@ def run_prefill(console: Console, request: Request) -> None:
         console.print("this profile was not searched here: `sparsefill search` finds a better one")
     if ids.shape[1] >= LONG and not request.engine.asked and request.static is None:
         console.print("a prompt of this length is read faster, and in less memory, with --kv keep")
+    if request.engine.kv == "drop" and request.new_tokens > 1:
+        console.print("with --kv drop only the first of the --new-tokens can be told")
     if request.out is not None:
         request.out.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     with torch.inference_mode():
@@ -99,8 +106,16 @@ def run_prefill(console: Console, request: Request) -> None:
             positions=POSITIONS,
             new_tokens=request.new_tokens,
         )
+        if is_partial(engine):
+            unit = engine["order"]
+            console.print(
+                f"resumed: {engine[f'{unit}_read']} of {engine[unit]} {unit} were read now;"
+                " times, density and recall of the whole prompt are not known"
+            )
+        if request.compares and request.out is not None:  # dense may run out of memory
+            _write(console, request.out, _report(request, loaded, ids, None, sparse, engine=engine))
     dense = None
-    if request.compare == "dense":
+    if request.compares:
         stock = replace(request, backend="torch")  # has no dense kernel: transformers' SDPA
         dense = _read(console, loaded, ids, Dense(), stock, "dense")
     static = measured = None
@@ -111,16 +126,12 @@ def run_prefill(console: Console, request: Request) -> None:
         measured = _read(
             console, loaded, ids, profile, request, "recall", static=static, measure=True
         ).run
-    report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
-    if engine is not None:
-        report["engine"] = engine
+    report = _report(request, loaded, ids, dense, sparse, measured=measured, engine=engine)
     console.print(_table(report, loaded, dense, sparse))
     if request.out is not None:
         from sparsefill.cli.pictures import draw_heads
 
-        path = request.out / "report.json"
-        write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        console.print(f"wrote {path}")
+        _write(console, request.out, report)
         # pictures show what a pattern finds on this prompt, read in one piece
         pictures = [] if static or engine else draw_heads(loaded.model, ids, profile, request.out)
         for picture in pictures:
@@ -129,7 +140,7 @@ def run_prefill(console: Console, request: Request) -> None:
 
 def _check(request: Request) -> None:
     """Refuse, before any work, what could only fail later."""
-    if request.compare not in ("dense", "none"):
+    if request.compare not in (None, "dense", "none"):
         raise InputError(f"--compare must be dense or none, got {request.compare!r}")
     if request.dtype != "auto" and request.dtype not in DTYPES:
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
@@ -232,9 +243,10 @@ def build_report(
     """Collect every figure of the comparison as plain data.
 
     Args:
-        measured: a run that measured recall, which takes dense attention; None if none did.
+        measured: a run of its own that measured recall, which takes dense attention; None
+            if the sparse one measured it, in some row blocks.
     """
-    recall = torch.empty(0) if measured is None else measured.recall().double().sort().values
+    recall = (measured or sparse.run).recall().double().sort().values
     layers = [
         {
             "layer": call.layer,
@@ -244,7 +256,7 @@ def build_report(
         }
         for call in (measured or sparse.run).calls
     ]
-    sparse_calls = [call for call in sparse.run.calls if call.path == "sparse"]
+    sparse_layers = {call.layer for call in sparse.run.calls if call.path == "sparse"}
     return {
         "tokens": tokens,
         "model": loaded.name,
@@ -252,7 +264,7 @@ def build_report(
         "method": request.method,
         "static": None if request.static is None else request.static.name,
         "min_length": sparse.run.min_length,
-        "sparse_layers": len(sparse_calls),
+        "sparse_layers": len(sparse_layers),
         "ttft_s": {"dense": dense and dense.ttft_s, "sparse": sparse.ttft_s},
         "attention_s": {
             "dense": dense and dense.run.attention_s,
@@ -283,6 +295,45 @@ def build_report(
     }
 
 
+def _report(
+    request: Request,
+    loaded: Loaded,
+    ids: Int[Tensor, "1 n"],
+    dense: Reading | None,
+    sparse: Reading,
+    *,
+    measured: Run | None = None,
+    engine: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Build the report, with what the engine says of itself if it read."""
+    report = build_report(request, loaded, ids.shape[1], dense, sparse, measured)
+    if engine is not None:
+        report["engine"] = dict(engine)
+        if is_partial(engine):
+            _set_apart(report)
+    return report
+
+
+def _write(console: Console, folder: Path, report: dict[str, Any]) -> None:
+    """Write a report into a folder, all or nothing."""
+    path = folder / "report.json"
+    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    console.print(f"wrote {path}")
+
+
+def _set_apart(report: dict[str, Any]) -> None:
+    """Move what describes only the part that was read now, so that nothing compares it."""
+    engine, ttft, attention = report["engine"], report["ttft_s"], report["attention_s"]
+    engine["read_now"] = {
+        "seconds": ttft["sparse"],
+        "attention_s": attention["sparse"],
+        **{name: report[name] for name in ("estimate_s", "density", "sparse_layers", "recall")},
+    }
+    ttft["sparse"] = attention["sparse"] = None
+    report["estimate_s"] = report["density"] = report["sparse_layers"] = None
+    report["recall"] = {"mean": None, "p1": None}
+
+
 def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse: Reading) -> Table:
     """Lay the report out for people."""
     table = Table(title=f"{loaded.name}: {report['tokens']} tokens", title_justify="left")
@@ -295,20 +346,26 @@ def _table(report: dict[str, Any], loaded: Loaded, dense: Reading | None, sparse
         ratio = f"{theirs / ours:.2f}x" if ours and theirs else ""
         table.add_row(name, _seconds(theirs), _seconds(ours), ratio)
 
-    sparse_s, dense_s = report["attention_s"]["sparse"], report["attention_s"]["dense"]
-    estimate_s = report["estimate_s"]
-    ttft = report["ttft_s"]
+    ttft, attention, estimate_s = report["ttft_s"], report["attention_s"], report["estimate_s"]
+    spent = None if attention["sparse"] is None else attention["sparse"] + estimate_s
     row("time to first token", ttft["sparse"], ttft["dense"])
-    row("  in attention, estimate included", sparse_s + estimate_s, dense_s)
+    row("  in attention, estimate included", spent, attention["dense"])
     row("  in the estimate", estimate_s, None)
-    rest = None if dense_s is None else ttft["dense"] - dense_s
-    row("  in the rest", ttft["sparse"] - sparse_s - estimate_s, rest)
+    row(
+        "  in the rest",
+        None if spent is None else ttft["sparse"] - spent,
+        None if dense is None else ttft["dense"] - attention["dense"],
+    )
+    if "read_now" in report.get("engine", {}):
+        row("time of what was read now", report["engine"]["read_now"]["seconds"], None)
     table.add_section()
     recall, logits = report["recall"], report["logits"]
-    table.add_row("density", "100 %", f"{report['density']:.1%}")
+    table.add_row("density", "100 %", _share(report["density"], digits=1))
     if recall["mean"] is not None:
-        table.add_row("recall, mean", "", _share(recall["mean"]))
-        table.add_row("recall, 1st percentile", "", _share(recall["p1"]))
+        blocks = report.get("engine", {}).get("recall_row_blocks")
+        where = f" ({blocks} row blocks of each layer)" if blocks else ""
+        table.add_row(f"recall, mean{where}", "", _share(recall["mean"]))
+        table.add_row(f"recall, 1st percentile{where}", "", _share(recall["p1"]))
     if dense is not None:
         where = f"last {logits['positions']} logits"
         table.add_row(f"KL from dense, {where}", "", f"{logits['kl_mean']:.2e}")
@@ -335,5 +392,5 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f} s"
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+def _share(value: float | None, *, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}%}"
