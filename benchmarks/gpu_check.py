@@ -78,6 +78,7 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
     yield f"prefill, n={DENSE[-1]}", partial(time_prefill, check, DENSE, dense_up_to=DENSE[-1])
+    yield f"prefill, n={LARGER}", partial(time_prefill, check, [LARGER], dense_up_to=LARGER)
     yield f"prefill, n={LONGEST}", partial(time_prefill, check, [LONGEST], dense_up_to=DENSE[-1])
     table = table_cases()
     yield "values, table", partial(check_table, check, table, TABLE_SECONDS)
@@ -85,7 +86,6 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
     for n in lengths[TELLING:]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
-    yield f"prefill, n={LARGER}", partial(time_prefill, check, [LARGER], dense_up_to=LARGER)
     yield "consan", partial(check_races, check)
     yield "values, rest", partial(check_rest, check, table)
 

@@ -37,7 +37,7 @@ from benchmarks.rows import Ledger, Row, commit, default_path, environment, read
 from benchmarks.run import app
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill import SparseIndex, VerticalSlash, engine, native
+from sparsefill import Dense, SparseIndex, VerticalSlash, engine, native
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
 from sparsefill.cost import COSTS, Costs
@@ -46,6 +46,7 @@ from sparsefill.errors import InputError, PatternError, SparsefillError, Unsuppo
 from sparsefill.integrations.transformers.loading import load_model
 from sparsefill.kernels import torch as portable
 from sparsefill.metrics import dense_lse, recall
+from sparsefill.profile import Profile
 from sparsefill.tile import TILE
 
 SHAPE = Shape(4, 2, 32)
@@ -257,6 +258,69 @@ def test_an_engine_that_reads_something_else_is_not_timed(
     with pytest.raises(GateError, match=r"KL divergence of .* nothing was timed"):
         run_case("prefill", with_engine(tiny), session)
     assert not session.ledger.path.exists()
+
+
+@pytest.mark.parametrize("order", ["layers", "chunks"])
+def test_an_engine_is_compared_where_it_is_sparse(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch, order: str
+):
+    seen = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen.append(engine.prefill(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(prefill, "prefill", watched)
+    own = prefill.Engine(kv="drop" if order == "layers" else "keep", order=order)
+    changed = {"method": "minference", "min_length": None, "recall": False, "engine": own}
+    run_case("prefill", with_engine(tiny, lengths=[640], **changed), session)
+    profiled, sparse, *_ = [read.run for read in seen]
+    assert profiled.density == 1  # its budgets are more than the prompt
+    assert 0 < sparse.density < 1
+    assert sparse.backend_used == "torch"
+    assert {type(p).__name__ for own in sparse.profile.layers for p in own} == {
+        "VerticalSlash",
+        "BlockTopK",
+    }
+
+
+def test_a_comparison_that_is_dense_is_refused(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def dense(architecture: Any, n: int) -> Profile:
+        return Profile.uniform(Dense(), architecture)
+
+    monkeypatch.setattr(prefill, "gate_profile", dense)
+    with pytest.raises(GateError, match="compared on sparse attention, got density 1 "):
+        run_case("prefill", with_engine(tiny, lengths=[512]), session)
+
+
+def test_an_engine_that_is_wrong_only_where_it_is_sparse_is_not_timed(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def another(model: Any, ids: torch.Tensor, profile: Profile, **options: Any) -> Any:
+        if options["min_length"] == 1:
+            profile = Profile.uniform(VerticalSlash(verticals=1, slashes=1), profile.architecture)
+        return engine.prefill(model, ids, profile, **options)
+
+    monkeypatch.setattr(prefill, "prefill", another)
+    with pytest.raises(GateError, match=r"KL divergence of .* nothing was timed"):
+        run_case("prefill", with_engine(tiny, lengths=[512]), session)
+
+
+def test_a_stock_model_that_does_not_fit_is_told_from_the_engine(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prefill, "prefill", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            run_case("prefill", with_engine(tiny), session)
+    monkeypatch.setattr(prefill.OneLength, "read_model", full)
+    with pytest.raises(UnsupportedError, match="the stock model does not fit at 200 tokens: CUDA"):
+        run_case("prefill", with_engine(tiny), session)
 
 
 def test_prompts(tiny: str, tmp_path: Path):
