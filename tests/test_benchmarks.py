@@ -699,7 +699,7 @@ def test_figures_of_seconds(tmp_path: Path):
     ]
     for made, name in (
         (rows, "prefill-tiny-fp32-natural.svg"),
-        (kernels, "patterns-4x2x32-fp32.svg"),
+        (kernels, "patterns-2x1x16-fp32.svg"),
     ):
         drawn = [draw_rows(made, tmp_path / folder) for folder in ("one", "two")]
         assert [path.name for path in drawn[0]][-1] == name
@@ -707,6 +707,50 @@ def test_figures_of_seconds(tmp_path: Path):
         text = drawn[0][-1].read_text("utf-8")
         assert "dense, torch SDPA" in text
         assert ("share of the sparse prefill" in text) == (made is rows)
+
+
+def test_rows_of_another_device_are_other_rows(session: Session):
+    key = session.key("prefill", Problem(64, SHAPE, "fp32", "cuda"), "triton", "dense")
+    for n, device in ((64, None), (64, "cuda"), (128, "cpu")):
+        session.ledger.add(Row(**{**key._asdict(), "n": n, "device": device}, environment={}))
+    session.ledger.rows = [replace(own, median_s=1.0) for own in read_rows(session.ledger.path)]
+    assert [own.key.device for own in session.ledger.rows] == ["cpu", "cuda", "cpu"]
+    assert session.seconds_by_length(key) == {64: 1.0}
+    assert set(session.seconds_by_length(key._replace(device="cpu"))) == {64, 128}
+    old = {name: value for name, value in asdict(row()).items() if name != "device"}
+    assert Row(**old).key == row(device="cpu").key != row(device="cuda").key
+
+
+def test_figures_of_seconds_keep_kinds_apart(tmp_path: Path):
+    own = {"case": "prefill", "model": "tiny", "pattern": "minference", "median_s": 1.0}
+    own |= {"linear_s": 0.5, "attend_s": 0.5, "baseline_s": 1.5, "baseline": "sdpa"}
+    rows = [
+        *(row(**own, n=n, backend="cpu") for n in (64, 128, 256)),
+        *(row(**own, n=n, backend="torch", reader="engine:kv=drop") for n in (256, 512)),
+    ]
+    [*_, path] = draw_rows(rows, tmp_path / "two")
+    text = path.read_text("utf-8")
+    assert ">minference, cpu<" in text
+    assert ">minference, engine, torch<" in text
+    assert "share of the sparse prefill (minference, cpu)" in text
+    assert "extrapolated" not in text
+    one = [replace(own, backend="cpu", baseline=EXTRAPOLATED) for own in rows]
+    [*_, path] = draw_rows(one, tmp_path / "one")
+    text = path.read_text("utf-8")
+    assert ">minference, engine<" in text
+    assert ">dense, extrapolated<" in text
+    gpu = [replace(own, device="cuda") for own in rows]
+    names = [path.name for path in draw_rows([*rows, *gpu], tmp_path / "both")]
+    assert names[-2:] == ["prefill-tiny-fp32.svg", "prefill-tiny-fp32-cuda.svg"]
+
+
+def test_the_table_of_prefills_says_what_was_read():
+    own = row(case="prefill", model="tiny", prompt="natural", reader="engine:kv=drop")
+    table = rows_table([replace(own, peak_bytes=3 << 29), row()], "rows")
+    told = {column.header: list(column.cells) for column in table.columns}
+    assert told["read"] == ["tiny; natural; engine:kv=drop", ""]
+    assert told["peak"] == ["1.50 GiB", ""]
+    assert "peak" not in {column.header for column in rows_table([row()], "rows").columns}
 
 
 def test_a_table_has_every_row():
