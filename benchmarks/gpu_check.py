@@ -37,6 +37,7 @@ from benchmarks.gpu.values import (
 )
 from benchmarks.gpu.watch import check_memory, check_races
 from benchmarks.rows import Ledger
+from sparsefill.estimate import KERNELS
 from sparsefill.kernels import BACKENDS
 
 LENGTHS = (8192, 131072, 1048576, 32768, 524288)  # in the order of what they tell
@@ -111,13 +112,14 @@ def run_parts(check: Check, listed: Iterator[Part]) -> None:
 def interpret() -> None:
     """Let our kernels serve tensors on the CPU: Triton's interpreter runs them there.
 
-    It computes garbage in bfloat16 without the guard that the tests have, and no Gluon.
+    Those that attend alone: what the index is estimated by is torch. The interpreter computes garbage in bfloat16 without the guard that the tests have, and no Gluon.
     """
     from tests.triton import guard
 
     guard.install()
     for name in set(variants()) - {"triton-hopper"}:
         BACKENDS[name] = replace(BACKENDS[name], refusal=lambda q: None)
+    KERNELS.pop("triton", None)
 
 
 def _arguments() -> argparse.Namespace:
