@@ -112,7 +112,8 @@ def run_parts(check: Check, listed: Iterator[Part]) -> None:
 def interpret() -> None:
     """Let our kernels serve tensors on the CPU: Triton's interpreter runs them there.
 
-    Those that attend alone: what the index is estimated by is torch. The interpreter computes garbage in bfloat16 without the guard that the tests have, and no Gluon.
+    Those that attend, that is: torch estimates for them. The interpreter computes garbage in
+    bfloat16 without the guard that the tests have, and no Gluon.
     """
     from tests.triton import guard
 
