@@ -37,6 +37,7 @@ from benchmarks.gpu.values import (
 )
 from benchmarks.gpu.watch import check_memory, check_races
 from benchmarks.rows import Ledger
+from sparsefill.estimate import KERNELS
 from sparsefill.kernels import BACKENDS
 
 LENGTHS = (8192, 131072, 1048576, 32768, 524288)  # in the order of what they tell
@@ -78,6 +79,7 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
     yield f"prefill, n={DENSE[-1]}", partial(time_prefill, check, DENSE, dense_up_to=DENSE[-1])
+    yield f"prefill, n={LARGER}", partial(time_prefill, check, [LARGER], dense_up_to=LARGER)
     yield f"prefill, n={LONGEST}", partial(time_prefill, check, [LONGEST], dense_up_to=DENSE[-1])
     table = table_cases()
     yield "values, table", partial(check_table, check, table, TABLE_SECONDS)
@@ -85,7 +87,6 @@ def parts(check: Check, lengths: Sequence[int]) -> Iterator[Part]:
     for n in lengths[TELLING:]:
         yield f"attend, n={n}", partial(time_attend, check, n)
         yield f"estimate, n={n}", partial(time_estimate, check, n)
-    yield f"prefill, n={LARGER}", partial(time_prefill, check, [LARGER], dense_up_to=LARGER)
     yield "consan", partial(check_races, check)
     yield "values, rest", partial(check_rest, check, table)
 
@@ -111,13 +112,15 @@ def run_parts(check: Check, listed: Iterator[Part]) -> None:
 def interpret() -> None:
     """Let our kernels serve tensors on the CPU: Triton's interpreter runs them there.
 
-    It computes garbage in bfloat16 without the guard that the tests have, and no Gluon.
+    Those that attend, that is: torch estimates for them. The interpreter computes garbage in
+    bfloat16 without the guard that the tests have, and no Gluon.
     """
     from tests.triton import guard
 
     guard.install()
     for name in set(variants()) - {"triton-hopper"}:
         BACKENDS[name] = replace(BACKENDS[name], refusal=lambda q: None)
+    KERNELS.pop("triton", None)
 
 
 def _arguments() -> argparse.Namespace:

@@ -38,9 +38,17 @@ def draw_rows(rows: Sequence[Row], folder: Path) -> list[Path]:
         at_longest = curves(
             [row for row in own if row.n == longest],
             lambda row: row.density,
-            lambda row: (row.backend, row.pattern.partition(":")[0], row.dtype, _shape(row)),
+            lambda row: (
+                row.backend,
+                row.pattern.partition(":")[0],
+                row.dtype,
+                _shape(row),
+                *_device(row),
+            ),
         )
-        by_length = curves(own, lambda row: row.n, lambda row: (*_name(row), _shape(row)))
+        by_length = curves(
+            own, lambda row: row.n, lambda row: (*_name(row), _shape(row), *_device(row))
+        )
         name = case.replace("_", "-")
         written += [
             draw(
@@ -119,11 +127,12 @@ def colour(name: tuple[str, ...]) -> str:
 
 
 def _kinds(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Group rows that share a figure of seconds: of one model or shape, dtype and prompt."""
+    """Group rows that share a figure of seconds: of one model or shape, dtype, prompt, device."""
     kinds: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         prompt = (row.prompt or "").partition(",")[0]
-        kinds.setdefault((row.model or _shape(row), row.dtype, prompt), []).append(row)
+        kind = (row.model or _shape(row), row.dtype, prompt, *_device(row))
+        kinds.setdefault(kind, []).append(row)
     return {kind: kinds[kind] for kind in sorted(kinds)}
 
 
@@ -135,6 +144,11 @@ def _file(kind: tuple[str, ...]) -> str:
 def _name(row: Row) -> tuple[str, str, str, str]:
     target = "" if row.target_density is None else f"{row.target_density:.0%}"
     return row.backend, row.pattern.partition(":")[0], target, row.dtype
+
+
+def _device(row: Row) -> tuple[str, ...]:
+    """Name where a row was measured, if not on the CPU."""
+    return () if row.device in (None, "cpu") else (row.device,)
 
 
 def _shape(row: Row) -> str:

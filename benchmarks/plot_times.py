@@ -19,14 +19,15 @@ STAGES = (  # of a prefill, from the bottom of a bar: name, field, colour
 
 def draw_times(axes: Any, rows: Sequence[Row]) -> None:
     """Draw seconds by length on logarithmic axes; what was extrapolated is hollow."""
-    dense = {row.n: (row.baseline_s, row.baseline) for row in rows if row.baseline_s is not None}
+    timed = [row for row in rows if row.baseline_s is not None]
+    measured = {row.n: row.baseline_s for row in timed if row.baseline != EXTRAPOLATED}
+    dense = {row.n: row.baseline_s for row in timed} | measured
     lengths = sorted(dense)
-    colour = COLOURS["dense"]
-    axes.plot(lengths, [dense[n][0] for n in lengths], color=colour, label="dense, torch SDPA")
-    for n in lengths:
-        known = dense[n][1] != EXTRAPOLATED
-        face = colour if known else "white"
-        axes.plot(n, dense[n][0], "o", color=colour, markerfacecolor=face)
+    style = {"color": COLOURS["dense"], "marker": "o"}
+    axes.plot(lengths, [dense[n] for n in lengths], **style, label="dense, torch SDPA")
+    if hollow := [n for n in lengths if n not in measured]:
+        style |= {"markerfacecolor": "white", "linestyle": "none"}
+        axes.plot(hollow, [dense[n] for n in hollow], **style, label="dense, extrapolated")
     for name, points in _sparse(rows).items():
         places = sorted(points)
         axes.plot(places, [points[n] for n in places], marker="s", markersize=4, label=name)
@@ -38,8 +39,16 @@ def draw_times(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def draw_shares(axes: Any, rows: Sequence[Row]) -> None:
-    """Draw which share of each prefill its stages take; only readings of one kind."""
-    own = {row.n: row for row in rows if row.linear_s is not None and row.backend != "sdpa"}
+    """Draw which share of each prefill its stages take, of the readings most lengths have.
+
+    Those of another kind spend their time otherwise: beside these they would look like a
+    change with length. Of several kinds with as many lengths, that with the longest counts.
+    """
+    split = [row for row in rows if _has_stages(row)]
+    kinds: dict[str, dict[int, Row]] = {}
+    for row, name in zip(split, _names(split), strict=True):
+        kinds.setdefault(name, {})[row.n] = row
+    kind, own = max(kinds.items(), key=lambda item: (len(item[1]), max(item[1]), item[0]))
     places = sorted(own)
     bottom = [0.0] * len(places)
     for name, field, colour in STAGES:
@@ -47,7 +56,7 @@ def draw_shares(axes: Any, rows: Sequence[Row]) -> None:
         axes.bar(range(len(places)), shares, bottom=bottom, color=colour, label=name)
         bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
     axes.set_xticks(range(len(places)), [str(n) for n in places], rotation=45, fontsize="small")
-    axes.set(xlabel="tokens", ylabel="share of the sparse prefill")
+    axes.set(xlabel="tokens", ylabel=f"share of the sparse prefill ({kind})")
     axes.legend(fontsize="x-small")
 
 
@@ -61,7 +70,7 @@ def draw_latency(rows: Sequence[Row], title: str, path: Path) -> Path | None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    split = any(row.linear_s is not None and row.backend != "sdpa" for row in rows)
+    split = any(map(_has_stages, rows))
     with matplotlib.rc_context({"svg.hashsalt": "sparsefill", "svg.fonttype": "none"}):
         figure = Figure(figsize=(9.0 if split else 6.0, 4.0), layout="constrained")
         panels = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
@@ -75,12 +84,25 @@ def draw_latency(rows: Sequence[Row], title: str, path: Path) -> Path | None:
 
 
 def _sparse(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """Group the sparse times into curves, by pattern and by what read."""
+    """Group the sparse times into curves, by pattern, by what read, and by backend."""
+    timed = [row for row in rows if row.pattern != "dense" and row.median_s is not None]
     found: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row.pattern != "dense" and row.median_s is not None:
-            name = row.pattern.partition(":")[0]
-            if row.reader is not None:
-                name += ", engine"
-            found.setdefault(name, {})[row.n] = row.median_s
+    for row, name in zip(timed, _names(timed), strict=True):
+        assert row.median_s is not None
+        found.setdefault(name, {})[row.n] = row.median_s
     return {name: found[name] for name in sorted(found)}
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Name the kind of each row, with its backend where there is more than one."""
+    several = len({row.backend for row in rows}) > 1
+    return [
+        row.pattern.partition(":")[0]
+        + (", engine" if row.reader is not None else "")
+        + (f", {row.backend}" if several else "")
+        for row in rows
+    ]
+
+
+def _has_stages(row: Row) -> bool:
+    return row.linear_s is not None and row.backend != "sdpa"

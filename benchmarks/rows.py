@@ -35,6 +35,7 @@ class Key(NamedTuple):
     threads: int
     prompt: str | None = None
     reader: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Row:
         model: what was prefilled.
         prompt: what it read.
         reader: what read it, where not transformers alone: the prefill engine, and how.
+        device: where the tensors were; the CPU when None, as in rows from before there was it.
         linear_s: the rest of a prefill, beside estimate and attention.
         peak_bytes: the most memory that the process held while reading.
         planned_bytes: what the engine expected of it.
@@ -99,6 +101,7 @@ class Row:
     model: str | None = None
     prompt: str | None = None
     reader: str | None = None
+    device: str | None = None
     linear_s: float | None = None
     peak_bytes: int | None = None
     planned_bytes: int | None = None
@@ -115,7 +118,8 @@ class Row:
     @property
     def key(self) -> Key:
         """What a later run compares to know that this row is there."""
-        return Key(*(getattr(self, name) for name in Key._fields))
+        fields = {name: getattr(self, name) for name in Key._fields}
+        return Key(**{**fields, "device": self.device or "cpu"})
 
 
 class Ledger:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.scaling ROWS.jsonl ...      # prints the tables of docs/scaling.md
 
-A layer's time is that of its slowest device: linear layers at a measured rate per token,
+A layer's time is that of its slowest device: linear layers at the rate of matrix products
+(measured apart on the CPU, assumed of GPUs), what is between them by the bytes that it moves,
 attention by the cost model of `sparsefill.cost` (which counts tiles, and knows queries that
 follow a prefix), and what crosses the network, not overlapped with anything. docs/scaling.md
 has the formulas and says what was measured and what is assumed.
@@ -30,6 +31,7 @@ from sparsefill.profile import Architecture, Profile
 from sparsefill.tile import TILE
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+METHOD = "minference"
 ITEM = 2  # bytes of bf16
 
 
@@ -108,7 +110,8 @@ H100 = Device(
     link=405e9,
     costs=COSTS["triton"],
 )
-# The rates are calibrated on rows.
+# `linear` is a matrix product's, measured apart on the machine of the committed rows; `memory`
+# and `attention` stand until they are calibrated on a row.
 CPU = Device(name="CPU", linear=0.85e12, memory=1e10, attention=7e11, link=0.0, costs=COSTS["cpu"])
 
 
@@ -140,7 +143,8 @@ def prefill_seconds(
 
     Args:
         profile: which pattern each head has.
-        tensor: devices that share the heads and the linear layers (tensor parallel).
+        tensor: devices that share the heads and the linear layers (tensor parallel), and by
+            tokens the norms and the residual between them (sequence parallel).
         context: groups of those that share the prompt (context parallel): each holds two
             pieces, one from the front and one from the back, and gets all keys and values.
 
@@ -238,11 +242,20 @@ def calibrate(model: Model, profile: Profile, row: Row, device: Device) -> Devic
 
 
 def validation(rows: Sequence[Row], model: Model, profile: Profile, at: int) -> Table:
-    """Lay predictions beside what was measured, the rates calibrated at one length."""
-    own = sorted((row for row in rows if row.linear_s and row.pattern != "dense"), key=_by_length)
+    """Lay predictions beside what was measured, the rates calibrated at one length.
+
+    Args:
+        rows: of which those of the embedded model with its profile count.
+    """
+    about = (DEFAULT_MODEL, METHOD)
+    own = [row for row in rows if row.linear_s and (row.model, row.pattern) == about]
+    own.sort(key=_by_length)
     calibrating = next((row for row in own if row.n == at), None)
     if calibrating is None:
-        raise InputError(f"no prefill of {at} tokens to calibrate on among {len(rows)} rows")
+        raise InputError(
+            f"no prefill of {at} tokens with {DEFAULT_MODEL} and {METHOD} to calibrate on among"
+            f" {len(rows)} rows"
+        )
     device = calibrate(model, profile, calibrating, CPU)
     table = Table(title=f"{calibrating.model}, rates of {at} tokens", title_justify="left")
     for name in (

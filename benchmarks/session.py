@@ -81,6 +81,7 @@ class Session:
             threads=threads,
             prompt=prompt,
             reader=reader,
+            device=problem.device,
         )
 
     def seconds_by_length(self, like: Key) -> dict[int, float]:

@@ -19,6 +19,10 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
         "efficiency", "of peak", "estimate", "attend",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "over" else "right")
+    whole = any(row.case == "prefill" for row in rows)
+    if whole:
+        table.add_column("read")
+        table.add_column("peak", justify="right")
     for row in rows:
         table.add_row(
             row.case,
@@ -38,8 +42,25 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
             percent(row.peak_fraction),
             seconds(row.estimate_s),
             seconds(row.attend_s),
+            *((read(row), size(row.peak_bytes)) if whole else ()),
         )
     return table
+
+
+def read(row: Row) -> str:
+    """Say which model read which prompt, and with which engine, where not transformers alone."""
+    parts = (row.model, row.prompt, row.reader)
+    return "; ".join(part for part in parts if part is not None)
+
+
+def size(value: int | None) -> str:
+    """Write an amount of memory.
+
+    Example:
+        >>> size(3 << 29), size(None)
+        ('1.50 GiB', '')
+    """
+    return "" if value is None else f"{value / 2**30:.2f} GiB"
 
 
 def seconds(value: float | None) -> str:

@@ -37,7 +37,7 @@ from benchmarks.rows import Ledger, Row, commit, default_path, environment, read
 from benchmarks.run import app
 from benchmarks.session import Session
 from benchmarks.table import rows_table
-from sparsefill import SparseIndex, VerticalSlash, engine, native
+from sparsefill import Dense, SparseIndex, VerticalSlash, engine, native
 from sparsefill import attend as attend_cells
 from sparsefill import estimate as estimate_cells
 from sparsefill.cost import COSTS, Costs
@@ -46,6 +46,7 @@ from sparsefill.errors import InputError, PatternError, SparsefillError, Unsuppo
 from sparsefill.integrations.transformers.loading import load_model
 from sparsefill.kernels import torch as portable
 from sparsefill.metrics import dense_lse, recall
+from sparsefill.profile import Profile
 from sparsefill.tile import TILE
 
 SHAPE = Shape(4, 2, 32)
@@ -257,6 +258,69 @@ def test_an_engine_that_reads_something_else_is_not_timed(
     with pytest.raises(GateError, match=r"KL divergence of .* nothing was timed"):
         run_case("prefill", with_engine(tiny), session)
     assert not session.ledger.path.exists()
+
+
+@pytest.mark.parametrize("order", ["layers", "chunks"])
+def test_an_engine_is_compared_where_it_is_sparse(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch, order: str
+):
+    seen = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen.append(engine.prefill(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(prefill, "prefill", watched)
+    own = prefill.Engine(kv="drop" if order == "layers" else "keep", order=order)
+    changed = {"method": "minference", "min_length": None, "recall": False, "engine": own}
+    run_case("prefill", with_engine(tiny, lengths=[640], **changed), session)
+    profiled, sparse, *_ = [read.run for read in seen]
+    assert profiled.density == 1  # its budgets are more than the prompt
+    assert 0 < sparse.density < 1
+    assert sparse.backend_used == "torch"
+    assert {type(p).__name__ for own in sparse.profile.layers for p in own} == {
+        "VerticalSlash",
+        "BlockTopK",
+    }
+
+
+def test_a_comparison_that_is_dense_is_refused(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def dense(architecture: Any, n: int) -> Profile:
+        return Profile.uniform(Dense(), architecture)
+
+    monkeypatch.setattr(prefill, "gate_profile", dense)
+    with pytest.raises(GateError, match="compared on sparse attention, got density 1 "):
+        run_case("prefill", with_engine(tiny, lengths=[512]), session)
+
+
+def test_an_engine_that_is_wrong_only_where_it_is_sparse_is_not_timed(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def another(model: Any, ids: torch.Tensor, profile: Profile, **options: Any) -> Any:
+        if options["min_length"] == 1:
+            profile = Profile.uniform(VerticalSlash(verticals=1, slashes=1), profile.architecture)
+        return engine.prefill(model, ids, profile, **options)
+
+    monkeypatch.setattr(prefill, "prefill", another)
+    with pytest.raises(GateError, match=r"KL divergence of .* nothing was timed"):
+        run_case("prefill", with_engine(tiny, lengths=[512]), session)
+
+
+def test_a_stock_model_that_does_not_fit_is_told_from_the_engine(
+    session: Session, tiny: str, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prefill, "prefill", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            run_case("prefill", with_engine(tiny), session)
+    monkeypatch.setattr(prefill.OneLength, "read_model", full)
+    with pytest.raises(UnsupportedError, match="the stock model does not fit at 200 tokens: CUDA"):
+        run_case("prefill", with_engine(tiny), session)
 
 
 def test_prompts(tiny: str, tmp_path: Path):
@@ -635,7 +699,7 @@ def test_figures_of_seconds(tmp_path: Path):
     ]
     for made, name in (
         (rows, "prefill-tiny-fp32-natural.svg"),
-        (kernels, "patterns-4x2x32-fp32.svg"),
+        (kernels, "patterns-2x1x16-fp32.svg"),
     ):
         drawn = [draw_rows(made, tmp_path / folder) for folder in ("one", "two")]
         assert [path.name for path in drawn[0]][-1] == name
@@ -643,6 +707,50 @@ def test_figures_of_seconds(tmp_path: Path):
         text = drawn[0][-1].read_text("utf-8")
         assert "dense, torch SDPA" in text
         assert ("share of the sparse prefill" in text) == (made is rows)
+
+
+def test_rows_of_another_device_are_other_rows(session: Session):
+    key = session.key("prefill", Problem(64, SHAPE, "fp32", "cuda"), "triton", "dense")
+    for n, device in ((64, None), (64, "cuda"), (128, "cpu")):
+        session.ledger.add(Row(**{**key._asdict(), "n": n, "device": device}, environment={}))
+    session.ledger.rows = [replace(own, median_s=1.0) for own in read_rows(session.ledger.path)]
+    assert [own.key.device for own in session.ledger.rows] == ["cpu", "cuda", "cpu"]
+    assert session.seconds_by_length(key) == {64: 1.0}
+    assert set(session.seconds_by_length(key._replace(device="cpu"))) == {64, 128}
+    old = {name: value for name, value in asdict(row()).items() if name != "device"}
+    assert Row(**old).key == row(device="cpu").key != row(device="cuda").key
+
+
+def test_figures_of_seconds_keep_kinds_apart(tmp_path: Path):
+    own = {"case": "prefill", "model": "tiny", "pattern": "minference", "median_s": 1.0}
+    own |= {"linear_s": 0.5, "attend_s": 0.5, "baseline_s": 1.5, "baseline": "sdpa"}
+    rows = [
+        *(row(**own, n=n, backend="cpu") for n in (64, 128, 256)),
+        *(row(**own, n=n, backend="torch", reader="engine:kv=drop") for n in (256, 512)),
+    ]
+    [*_, path] = draw_rows(rows, tmp_path / "two")
+    text = path.read_text("utf-8")
+    assert ">minference, cpu<" in text
+    assert ">minference, engine, torch<" in text
+    assert "share of the sparse prefill (minference, cpu)" in text
+    assert "extrapolated" not in text
+    one = [replace(own, backend="cpu", baseline=EXTRAPOLATED) for own in rows]
+    [*_, path] = draw_rows(one, tmp_path / "one")
+    text = path.read_text("utf-8")
+    assert ">minference, engine<" in text
+    assert ">dense, extrapolated<" in text
+    gpu = [replace(own, device="cuda") for own in rows]
+    names = [path.name for path in draw_rows([*rows, *gpu], tmp_path / "both")]
+    assert names[-2:] == ["prefill-tiny-fp32.svg", "prefill-tiny-fp32-cuda.svg"]
+
+
+def test_the_table_of_prefills_says_what_was_read():
+    own = row(case="prefill", model="tiny", prompt="natural", reader="engine:kv=drop")
+    table = rows_table([replace(own, peak_bytes=3 << 29), row()], "rows")
+    told = {column.header: list(column.cells) for column in table.columns}
+    assert told["read"] == ["tiny; natural; engine:kv=drop", ""]
+    assert told["peak"] == ["1.50 GiB", ""]
+    assert "peak" not in {column.header for column in rows_table([row()], "rows").columns}
 
 
 def test_a_table_has_every_row():

@@ -105,7 +105,7 @@ def measured(n: int, *, between: float = 1.0, attend: float = 1.0) -> Row:
         d=64,
         threads=2,
         environment={},
-        model="tiny",
+        model=scaling.DEFAULT_MODEL,
         median_s=attending + linear,
         linear_s=linear,
         attend_s=0.9 * attending,
@@ -136,6 +136,8 @@ def seconds(n: int, **changed: float) -> float:
 def test_the_command(tmp_path: Path):
     file = tmp_path / "rows.jsonl"
     rows = [measured(8192), measured(32768), measured(131072, between=2, attend=2)]
+    others = ({"model": "another"}, {"pattern": "a-shape"}, {"pattern": "dense"}, {"model": None})
+    rows += [replace(measured(8192, attend=3), **other) for other in others]
     file.write_text("\n".join(json.dumps(asdict(row)) for row in rows), "utf-8")
     app = typer.Typer()
     app.command()(scaling.main)
@@ -143,6 +145,7 @@ def test_the_command(tmp_path: Path):
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if "in one piece" in line]
     off = [int(line.split()[-2].rstrip("%")) for line in lines]
+    assert len(off) == 3
     assert off[:2] == [0, 0]
     assert off[2] == pytest.approx(
         100 * (seconds(131072) / seconds(131072, between=2, attend=2) - 1), abs=1

@@ -21,18 +21,36 @@ from benchmarks.session import Session, timed
 from sparsefill import Dense, attend, estimate, prefill
 from sparsefill.engine import Prefilled
 from sparsefill.environment import fast_bfloat16
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import Run, architecture_of, sparse_prefill
 from sparsefill.integrations.transformers.loading import Loaded, load_model
-from sparsefill.integrations.transformers.run import layer_of
+from sparsefill.integrations.transformers.run import OnQKV, layer_of
 from sparsefill.kernels import BackendName
 from sparsefill.metrics import kl_divergence
-from sparsefill.patterns import parse_pattern
-from sparsefill.profile import Profile, default_profile
+from sparsefill.patterns import BlockTopK, VerticalSlash, parse_pattern
+from sparsefill.profile import Architecture, Profile, default_profile
+from sparsefill.tile import TILE
 
 GATED = 4096  # tokens of the prompt that hook and engine both read, and must agree on
 SAME = 1e-3  # KL divergence of last logits that differ by rounding alone
 RECALL_SAMPLES = 16  # row blocks of each layer
+SPARSE_FROM = 8 * TILE  # tokens from which `gate_profile` cannot keep every cell
+
+
+class StockModelTooLargeError(UnsupportedError):
+    """Reading with the stock model takes more memory than there is."""
+
+
+def gate_profile(architecture: Architecture, n: int) -> Profile:
+    """Return a profile that is sparse on a short prompt, with both kinds of heads in each layer.
+
+    Half of the heads keep columns and diagonals, which an engine finds once for all chunks;
+    the others keep blocks, which it finds for each chunk.
+    """
+    lines = VerticalSlash(verticals=max(1, n // 20), slashes=max(1, n // 128), sink=1, window=1)
+    blocks = BlockTopK(blocks=max(1, n // (4 * TILE)))
+    layer = tuple(lines if head % 2 == 0 else blocks for head in range(architecture.heads))
+    return Profile(architecture=architecture, layers=(layer,) * architecture.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +181,7 @@ class OneLength:
             if self.request.engine is not None:
                 first["sparse"] = seen.seconds
         if measured and dense_key not in self.session.ledger:
-            dense = self.see(Dense(), backend="torch")  # the stock kernel
+            dense = self.see(Dense(), self.read_stock, backend="torch")  # the stock kernel
             first["sdpa"] = dense.seconds
         if measured:
             functions = {"sdpa": self.read_stock, **functions}
@@ -202,7 +220,20 @@ class OneLength:
         return None if self.request.engine is None else str(self.request.engine)
 
     def read_stock(self) -> None:
-        """Prefill with the model as it was loaded, up to the first token."""
+        """Prefill with the model as it was loaded, up to the first token.
+
+        Raises:
+            StockModelTooLargeError: that does not fit into the memory.
+        """
+        try:
+            self.read_model()
+        except torch.OutOfMemoryError as error:
+            raise StockModelTooLargeError(
+                f"the stock model does not fit at {self.problem.n} tokens: {error}"
+            ) from None
+
+    def read_model(self) -> None:
+        """Prefill with the model as it is now, up to the first token."""
         call: Any = self.loaded.model
         with torch.inference_mode():
             int(call(self.ids, use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
@@ -213,38 +244,40 @@ class OneLength:
             self.read_engine(self.ids, record=False)
             return
         with self.context(self.profile, record=False):
-            self.read_stock()
+            self.read_model()
 
-    def read_engine(self, ids: Tensor, **options: Any) -> Prefilled:
+    def read_engine(self, ids: Tensor, profile: Profile | None = None, **options: Any) -> Prefilled:
         """Prefill with the engine, up to the first token."""
         assert self.request.engine is not None
         read = prefill(
             self.loaded.model,
             ids,
-            self.profile,
-            backend=self.backend,
-            min_length=self.request.min_length,
-            **{**asdict(self.request.engine), **options},
+            profile or self.profile,
+            **{
+                "backend": self.backend,
+                "min_length": self.request.min_length,
+                **asdict(self.request.engine),
+                **options,
+            },
         )
         int(read.logits[0, -1].argmax())
         return read
 
     def see_hook(self) -> Seen:
         """Read once, untimed, its attention compared with the oracle."""
-        return self.see(self.profile, on_qkv=self.look)
+        return self.see(self.profile, self.read_model, on_qkv=self.look)
 
     def see_engine(self) -> Seen:
         """Read once with the engine, compared with reading in one piece on the first tokens."""
-        short = self.ids[:, :GATED]
-        with self.context(self.profile, record=False, on_qkv=self.look), torch.inference_mode():
-            call: Any = self.loaded.model
-            whole = call(short, use_cache=False, logits_to_keep=64).logits[0]
-        parts = self.read_engine(short, chunk=GATED // 4, logits_to_keep=64, max_memory=None)
-        apart = float(kl_divergence(whole, parts.logits[0]).mean())
-        if not apart <= SAME:
+        self.compare_readings(self.profile, on_qkv=self.look)
+        # where the profile's own budgets are predicted not to pay, all of that was dense
+        n = min(GATED, self.problem.n)
+        short = gate_profile(self.profile.architecture, n)
+        density = self.compare_readings(short, min_length=1)
+        if n >= SPARSE_FROM and not density < 1:
             raise GateError(
-                f"the engine must predict what reading in one piece does, got a KL divergence of"
-                f" {apart:.2g} on {short.shape[1]} tokens; nothing was timed, mend it first"
+                f"the engine must be compared on sparse attention, got density {density:.2g} on"
+                f" {n} tokens; nothing was timed, mend it first"
             )
         samples = RECALL_SAMPLES if self.request.recall else 0
 
@@ -262,10 +295,53 @@ class OneLength:
             plan={"chunk": read.plan.chunk, **read.plan.parts},
         )
 
-    def see(self, pattern: Profile | Dense, **options: Any) -> Seen:
+    def compare_readings(
+        self,
+        profile: Profile,
+        *,
+        on_qkv: OnQKV | None = None,
+        min_length: int | None = None,
+    ) -> float:
+        """Read the first tokens in one piece and with the engine, and return the density.
+
+        Args:
+            min_length: of both; the request's when None.
+
+        Raises:
+            GateError: they predict something else.
+        """
+        ids = self.ids[:, :GATED]
+        n = ids.shape[1]
+        min_length = min_length or self.request.min_length
+        with (
+            self.context(profile, record=False, on_qkv=on_qkv, min_length=min_length),
+            torch.inference_mode(),
+        ):
+            call: Any = self.loaded.model
+            whole = call(ids, use_cache=False, logits_to_keep=64).logits[0]
+        assert self.request.engine is not None
+        # order "chunks" estimates each for itself, which is the same choice for one chunk alone
+        alone = self.request.engine.order == "chunks"
+        parts = self.read_engine(
+            ids,
+            profile,
+            chunk=n if alone else max(TILE, n // 4 // TILE * TILE),
+            min_length=min_length,
+            logits_to_keep=64,
+            max_memory=None,
+        )
+        apart = float(kl_divergence(whole, parts.logits[0]).mean())
+        if not apart <= SAME:
+            raise GateError(
+                f"the engine must predict what reading in one piece does, got a KL divergence of"
+                f" {apart:.2g} on {n} tokens; nothing was timed, mend it first"
+            )
+        return parts.run.density
+
+    def see(self, pattern: Profile | Dense, read: Callable[[], None], **options: Any) -> Seen:
         """Read once, untimed, for density, recall, memory and the times of the stages."""
         with self.context(pattern, measure_recall=self.request.recall, **options) as run:
-            (_, seconds), peak = self.weigh(self.read_stock)
+            (_, seconds), peak = self.weigh(read)
         return Seen(run=run, seconds=seconds, peak_bytes=peak)
 
     def weigh(self, function: Callable[[], Any]) -> tuple[tuple[Any, float], int | None]:

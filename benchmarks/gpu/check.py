@@ -85,6 +85,7 @@ class Check:
             g=g,
             d=d,
             threads=torch.get_num_threads(),
+            device=problem.device,
             environment=self.environment,
             **fields,
         )

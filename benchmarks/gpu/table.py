@@ -127,8 +127,17 @@ def _line(row: Row) -> str:
         f"{'' if row.speedup is None else f'{row.speedup:.2f}x':>10}",
         f"{'' if row.proportional is None else f'{row.proportional:.2f}':>6}",
         f"{_percent(row.share):>6}",
+        _memory(row),
     )
     return " ".join(cells).rstrip()
+
+
+def _memory(row: Row) -> str:
+    """Say how much memory a prefill took, and how much the engine expected."""
+    if row.case != "prefill" or row.peak_bytes is None:
+        return ""
+    planned = "" if row.planned_bytes is None else f" of {row.planned_bytes / 2**30:.1f} planned"
+    return f" peak {row.peak_bytes / 2**30:.1f} GiB{planned}"
 
 
 def _pattern(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ from benchmarks.table import rows_table
 from sparsefill import abi, native
 from sparsefill.density import density
 from sparsefill.errors import UnsupportedError
+from sparsefill.estimate import KERNELS
 from sparsefill.integrations.transformers import random_weights
 from sparsefill.kernels import BACKENDS
 from sparsefill.kernels import attend as attend_cells
@@ -49,21 +50,24 @@ SMALL = {  # what is built for tests, by module and name
 
 
 @pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
     for module, changed in SMALL.items():
         for name, value in changed.items():
             monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(peers, "DENSE", {"sdpa": lambda: sdpa})
     for name, backend in BACKENDS.items():  # both are put back when the test ends
         monkeypatch.setitem(BACKENDS, name, backend)
+    estimating = dict(KERNELS)  # their order counts
     gpu_check.interpret()
-    return Check(
+    yield Check(
         ledger=Ledger(tmp_path / "gpu_check.jsonl"),
         device=CPU,
         until=time.monotonic() + 250,
         shape=SHAPE,
         repeats=1,
     )
+    KERNELS.clear()
+    KERNELS.update(estimating)
 
 
 def by(rows: list[Row], **wanted: Any) -> list[Row]:
@@ -438,9 +442,42 @@ def test_a_whole_model_is_read(check: Check, monkeypatch: pytest.MonkeyPatch):
     assert sparse.density is not None
     assert sparse.peak_bytes
     assert len(by(check.rows, case="prefill", backend="sdpa")) == 3
+    [line] = [line for line in table.lay_out(check.rows).splitlines() if " peak " in line][-1:]
+    assert line.endswith(" planned")
+    assert all(row.device == "cpu" for row in check.rows)
     monkeypatch.setattr(prefill, "NEEDED", ("transformers", "greenlet_of_another_name"))
     with pytest.raises(UnsupportedError, match="got no greenlet_of_another_name"):
         prefill.time_prefill(check, [64], dense_up_to=64)
+
+
+def test_more_lengths_are_dense_before_the_longest_is_extrapolated(check: Check):
+    names = [name for name, _ in gpu_check.parts(check, gpu_check.LENGTHS)]
+    assert [name for name in names if "prefill" in name] == [
+        "prefill, n=131072",
+        "prefill, n=262144",
+        "prefill, n=1048576",
+    ]
+    assert prefill.DENSE == (2**15, 2**16, 2**17)
+
+
+@pytest.mark.parametrize("whose", ["engine", "stock"])
+def test_whose_memory_was_too_little(check: Check, monkeypatch: pytest.MonkeyPatch, whose: str):
+    from benchmarks.cases import prefill as case
+    from benchmarks.cases.prefill import StockModelTooLargeError
+
+    def full(*_: Any, **__: Any) -> None:
+        if whose == "engine":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        raise StockModelTooLargeError("the stock model does not fit at 64 tokens")
+
+    monkeypatch.setattr(case, "load_model", full)
+    check.model = "random:yi-9b-200k"
+    listed = [("prefill, n=64", lambda: prefill.time_prefill(check, [64], dense_up_to=64))]
+    gpu_check.run_parts(check, iter(listed))
+    [row] = check.rows
+    assert (row.error is None) == (whose == "stock")
+    assert (row.skipped is None) == (whose == "engine")
+    assert table.failures(check.rows) == ([row] if whose == "engine" else [])
 
 
 def test_nothing_begins_when_time_is_up(check: Check):
