@@ -249,7 +249,7 @@ MISSING = {  # what is not there: how to simulate it, and what the error says
         "transformers.cache_utils = types.SimpleNamespace()\n",  # as the engine sees it
         "from release 4.56 on",
     ),
-    "greenlet": ("import sys\nsys.modules['greenlet'] = None\n", "needs greenlet"),
+    "greenlet": ("import sys\nsys.modules['greenlet'] = None\n", "greenlet is not installed"),
 }
 
 

@@ -22,16 +22,15 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparsefill.engine import prefill
+from sparsefill.engine import RECALL_SAMPLES, needing_transformers, prefill
 from sparsefill.environment import peak_bytes
-from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.reading import Reading, decode_greedily
 from sparsefill.profile import Profile
 
 if TYPE_CHECKING:
     from sparsefill.engine.plan import Plan
 
-RECALL_SAMPLES = 16  # row blocks of each layer
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ends
 
 
@@ -62,15 +61,8 @@ class EngineOptions:
         if self.save_kv is None and (self.kv == "disk" or self.resume):
             why = "--resume" if self.resume else "--kv disk"
             raise InputError(f"{why} needs a folder for its files, got none; pass --save-kv")
-        try:  # here: who does not ask for the engine need not have what it needs
+        with needing_transformers():  # who does not ask for the engine need not have it
             from sparsefill.engine.reading import Request
-        except ModuleNotFoundError as error:
-            if error.name != "greenlet":
-                raise
-            raise UnsupportedError(
-                "the prefill engine needs greenlet, which is not installed;"
-                " run: pip install 'sparsefill[transformers]'"
-            ) from error
         Request(**self.arguments(), logits_to_keep=1, backend="auto", min_length=None, record=True)
 
     def arguments(self) -> dict[str, Any]:

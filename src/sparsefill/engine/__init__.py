@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sparsefill.engine.plan import Plan
     from sparsefill.integrations.transformers.run import Run
 
+RECALL_SAMPLES = 16  # row blocks of each layer that tell the recall of a long prompt
 OnProgress = Callable[[int, int], None]  # steps done, steps in all
 
 
@@ -120,7 +121,7 @@ def prefill(
     """
     if attention_mask is not None:
         _require_unpadded(input_ids, attention_mask)
-    with _needing_transformers():
+    with needing_transformers():
         from sparsefill.engine import reading
     request = reading.Request(
         kv=kv,
@@ -191,15 +192,19 @@ def engine_prefill(
         >>> len(reads), reads[0].plan.kv, answer.shape[0]
         (1, 'int8', 1)
     """
-    with _needing_transformers():
+    with needing_transformers():
         from sparsefill.engine import inside
     with inside.opened(model, pattern, at_least=at_least, **options) as reads:
         yield reads
 
 
 @contextmanager
-def _needing_transformers() -> Iterator[None]:
-    """Say what to install when an import fails."""
+def needing_transformers() -> Iterator[None]:
+    """Say what to install when an import of what reads fails.
+
+    Raises:
+        UnsupportedError: transformers or greenlet is missing.
+    """
     try:
         yield
     except ModuleNotFoundError as error:

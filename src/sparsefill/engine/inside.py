@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sparsefill.engine import Prefilled, prefill
+from sparsefill.engine.lockstep import replaced_forward
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import sparse_prefill
 from sparsefill.patterns import Pattern
@@ -27,7 +28,6 @@ def opened(
     if at_least < 1:
         raise InputError(f"at_least must be 1 token or more, got {at_least}")
     forward: Any = model.forward
-    own = model.__dict__.get("forward")  # None: the class's
     signature = inspect.signature(forward)
     reads: list[Prefilled] = []
     busy = False  # the engine calls the model itself
@@ -54,21 +54,15 @@ def opened(
         reads.append(read)
         return CausalLMOutputWithPast(logits=read.logits, past_key_values=read.cache)
 
-    with sparse_prefill(
+    hook = sparse_prefill(
         model,
         pattern,
         backend=options.get("backend", "auto"),
         min_length=options.get("min_length"),
         record=False,
-    ):
-        model.forward = instead
-        try:
-            yield reads
-        finally:
-            if own is None:
-                del model.forward
-            else:
-                model.forward = own
+    )
+    with hook, replaced_forward(model, instead):
+        yield reads
 
 
 def _is_prompt(given: dict[str, Any], ids: Tensor | None, at_least: int) -> bool:

@@ -9,7 +9,7 @@ sees a chunk. The model's own code runs as it is; nothing of it is known here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,17 +119,24 @@ def skipping(layers: Sequence[nn.Module], *, returns_tuple: bool) -> Iterator[No
     def hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (hidden_states,) if returns_tuple else hidden_states
 
-    before = [vars(layer).get("forward") for layer in layers]  # another library's, maybe
-    for layer in layers:
-        layer.forward = hand_on
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(replaced_forward(layer, hand_on))
+        yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module do something else; another library's `forward` is put back, if it had one."""
+    before = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        for layer, own in zip(layers, before, strict=True):
-            if own is None:
-                del layer.forward
-            else:
-                layer.forward = own
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def decoder_layers(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:

@@ -92,51 +92,8 @@ def read(
     """Read a prompt; what `prefill` says."""
     layers = decoder_layers(model, attention_layers(model))
     _check(model, input_ids)
-    store = KVStore(request.kv, input_ids.shape[1], folder=request.save_kv)
-    with ExitStack() as stack:
-        saved = None
-        if request.save_kv is not None:
-            saved = Saved(request.save_kv, resume=request.resume)
-            stack.callback(saved.close)
-        return _read(model, input_ids, pattern, request, store, layers, saved, on_plan, on_progress)
-
-
-def _check(model: nn.Module, ids: Tensor) -> None:
-    """Refuse a prompt, or a model, that could only fail later, or silently be read wrongly."""
-    if ids.ndim != 2 or ids.numel() == 0:
-        raise InputError(
-            "the prompt must be token ids of shape (b, n) with at least one token,"
-            f" got shape {tuple(ids.shape)}; pass one row for each prompt"
-        )
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise InputError(f"token ids must be int64 or int32, got {ids.dtype}; cast them")
-    own: Any = model
-    known = own.get_input_embeddings().num_embeddings
-    least, most = int(ids.min()), int(ids.max())
-    if least < 0 or most >= known:
-        raise InputError(
-            f"token ids must be from 0 to {known - 1}, got {least} to {most}; is this the model's"
-            " own tokenizer?"
-        )
-    if model.training:
-        raise InputError(
-            "the model must be in evaluation mode, got one in training mode (its caches and"
-            " dropout differ); call model.eval()"
-        )
-
-
-def _read(
-    model: nn.Module,
-    input_ids: Int[Tensor, "b n"],
-    pattern: Profile | Pattern | None,
-    request: Request,
-    store: KVStore,
-    layers: Sequence[nn.Module],
-    saved: Saved | None,
-    on_plan: Callable[[Plan], None] | None,
-    on_progress: OnProgress | None,
-) -> Prefilled:
     b, tokens = input_ids.shape
+    store = KVStore(request.kv, tokens, folder=request.save_kv)
     opened = sparse_prefill(
         model,
         pattern,
@@ -144,7 +101,13 @@ def _read(
         min_length=request.min_length,
         record=request.record,
     )
-    with torch.inference_mode(), opened as run:
+    with ExitStack() as stack:
+        saved = None
+        if request.save_kv is not None:
+            saved = Saved(request.save_kv, resume=request.resume)
+            stack.callback(saved.close)
+        run = stack.enter_context(opened)
+        stack.enter_context(torch.inference_mode())
         every = [own for layer in run.profile.layers for own in layer]
         cut = {
             "least": max(least_chunk(every), request.logits_to_keep),
@@ -179,6 +142,30 @@ def _read(
                 logits = reader.one_by_one(bounds, on_progress or _silent)
     cache = None if request.kv == "drop" else decode_cache(store, len(layers))
     return Prefilled(logits=logits, cache=cache, run=run, plan=plan)
+
+
+def _check(model: nn.Module, ids: Tensor) -> None:
+    """Refuse a prompt, or a model, that could only fail later, or silently be read wrongly."""
+    if ids.ndim != 2 or ids.numel() == 0:
+        raise InputError(
+            "the prompt must be token ids of shape (b, n) with at least one token,"
+            f" got shape {tuple(ids.shape)}; pass one row for each prompt"
+        )
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"token ids must be int64 or int32, got {ids.dtype}; cast them")
+    own: Any = model
+    known = own.get_input_embeddings().num_embeddings
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= known:
+        raise InputError(
+            f"token ids must be from 0 to {known - 1}, got {least} to {most}; is this the model's"
+            " own tokenizer?"
+        )
+    if model.training:
+        raise InputError(
+            "the model must be in evaluation mode, got one in training mode (its caches and"
+            " dropout differ); call model.eval()"
+        )
 
 
 def _silent(done: int, total: int) -> None:

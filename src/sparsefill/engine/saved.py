@@ -58,25 +58,14 @@ class Saved:
         self._done = 0
         self._heads: list[dict[str, list[int]]] = []
         self._files: dict[int, TokenFile] = {}
-        if self._path.exists() and not resume:
-            self.close()
-            raise InputError(
-                f"{folder} already holds a prefill; pass resume to go on with it, or save to"
-                " another folder"
-            )
-        foreign = sorted({own.name for own in folder.iterdir()} - {LOCK})
-        if foreign and not resume:
-            self.close()
-            raise InputError(
-                f"a prefill is saved to a folder of its own, got {folder} with {foreign[0]};"
-                " pass an empty or a new one"
-            )
-        if resume:
-            try:
+        try:
+            if resume:
                 self._read()
-            except InputError:
-                self.close()
-                raise
+            else:
+                self._require_empty()
+        except InputError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -86,6 +75,20 @@ class Saved:
     def chunk(self) -> int | None:
         """Tokens of a chunk, as the earlier run chose them; None if there was none."""
         return self._settings.get("chunk")
+
+    def _require_empty(self) -> None:
+        """Refuse to write over a prefill, or over anything else."""
+        if self._path.exists():
+            raise InputError(
+                f"{self.folder} already holds a prefill; pass resume to go on with it, or save to"
+                " another folder"
+            )
+        foreign = sorted({own.name for own in self.folder.iterdir()} - {LOCK})
+        if foreign:
+            raise InputError(
+                f"a prefill is saved to a folder of its own, got {self.folder} with {foreign[0]};"
+                " pass an empty or a new one"
+            )
 
     def _read(self) -> None:
         """Take up a manifest, checking all that is used of it."""
