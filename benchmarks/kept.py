@@ -8,10 +8,9 @@ from torch import Tensor
 
 from benchmarks.problem import Qkv
 from sparsefill import SparseIndex
+from sparsefill.engine import RECALL_SAMPLES
 from sparsefill.metrics import dense_lse, density, recall
-from sparsefill.tile import TILE
-
-SAMPLES = 16  # row blocks whose dense log-sum-exp is computed, evenly over the prompt
+from sparsefill.tile import TILE, sample_row_blocks
 
 
 def mean_density(index: SparseIndex) -> float:
@@ -26,10 +25,8 @@ def dense_sample(qkv: Qkv) -> dict[int, Float[Tensor, "1 h rows"]]:
     stops there, so each is one small call whose memory is bounded.
     """
     n = qkv.q.shape[2]
-    blocks = -(-n // TILE)
-    chosen = {int((s + 0.5) * blocks / SAMPLES) for s in range(SAMPLES)}
     sample = {}
-    for i in sorted(chosen):
+    for i in sample_row_blocks(n, RECALL_SAMPLES):
         end = min(n, (i + 1) * TILE)
         q, k = qkv.q[:, :, i * TILE : end], qkv.k[:, :, :end]
         sample[i] = dense_lse(q.float(), k.float())

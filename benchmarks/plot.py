@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.figure import name_places, svg_figure
 from benchmarks.plot_times import draw_latency
 from benchmarks.rows import Row
 from sparsefill.draw import COLOURS
@@ -15,8 +15,6 @@ from sparsefill.errors import InputError
 OTHERS = {"block": COLOURS["block-topk"], "shared-block": "#882255", "minference": "#0072b2"}
 PEER = "#999999"  # everything that is not ours
 MARKERS = "osD^v<>"  # one per backend
-SIZE = (6.0, 4.0)  # inches
-
 TIMED = ("patterns", "prefill")  # cases whose seconds are a figure of their own
 
 Curves = dict[tuple[str, ...], dict[float, float]]
@@ -84,15 +82,11 @@ def draw(found: Curves, what: str, title: str, path: Path) -> Path | None:
     """Draw curves on logarithmic axes; None if there are none."""
     if not found:
         return None
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     backends = sorted({name[0] for name in found})
-    # ids from a salt and text as text: nothing in the file depends on when or where
-    with matplotlib.rc_context({"svg.hashsalt": "sparsefill", "svg.fonttype": "none"}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes: Any = figure.subplots()
+    with svg_figure(path, width=6.0) as figure:
+        axes = figure.subplots()
         for number, (name, points) in enumerate(found.items()):
             places = sorted(points)
             axes.plot(
@@ -107,15 +101,12 @@ def draw(found: Curves, what: str, title: str, path: Path) -> Path | None:
         axes.set(xscale="log", yscale="log", xlabel=what, ylabel="speed-up over dense", title=title)
         ticks = sorted({place for points in found.values() for place in points})
         label = str if what == "tokens" else "{:.0%}".format
-        axes.set_xticks(ticks, [label(tick) for tick in ticks], rotation=45, fontsize="small")
-        axes.set_xticks([], minor=True)
+        name_places(axes, ticks, [label(tick) for tick in ticks])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}x")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.legend(fontsize="x-small")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
     return path
 
 

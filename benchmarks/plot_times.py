@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figure import name_places, svg_figure
 from benchmarks.fit import EXTRAPOLATED
 from benchmarks.rows import Row
 from sparsefill.draw import COLOURS
@@ -32,8 +33,7 @@ def draw_times(axes: Any, rows: Sequence[Row]) -> None:
         places = sorted(points)
         axes.plot(places, [points[n] for n in places], marker="s", markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="seconds")
-    axes.set_xticks(lengths, [str(n) for n in lengths], rotation=45, fontsize="small")
-    axes.set_xticks([], minor=True)
+    name_places(axes, lengths, [str(n) for n in lengths])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")
 
@@ -55,31 +55,22 @@ def draw_shares(axes: Any, rows: Sequence[Row]) -> None:
         shares = [(getattr(own[n], field) or 0.0) / (own[n].median_s or 1.0) for n in places]
         axes.bar(range(len(places)), shares, bottom=bottom, color=colour, label=name)
         bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
-    axes.set_xticks(range(len(places)), [str(n) for n in places], rotation=45, fontsize="small")
+    name_places(axes, range(len(places)), [str(n) for n in places])
     axes.set(xlabel="tokens", ylabel=f"share of the sparse prefill ({kind})")
     axes.legend(fontsize="x-small")
 
 
 def draw_latency(rows: Sequence[Row], title: str, path: Path) -> Path | None:
-    """Draw both, or the times alone where no row says what the time went to; None if too few.
-
-    The same rows give the same bytes.
-    """
+    """Draw both, or the times alone where no row says what the time went to; None if too few."""
     if len({row.n for row in rows if row.baseline_s is not None}) < 2:
         return None
-    import matplotlib
-    from matplotlib.figure import Figure
-
     split = any(map(_has_stages, rows))
-    with matplotlib.rc_context({"svg.hashsalt": "sparsefill", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9.0 if split else 6.0, 4.0), layout="constrained")
+    with svg_figure(path, width=9.0 if split else 6.0) as figure:
         panels = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
         draw_times(panels[0], rows)
         if split:
             draw_shares(panels[1], rows)
         figure.suptitle(title)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
     return path
 
 

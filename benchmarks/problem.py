@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,12 @@ class Problem:
     def flops(self) -> float:
         """Operations of dense attention: 2 d for a score, 2 d for its share of the output."""
         return 4.0 * self.shape.d * self.causal_cells * self.shape.h
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a row that say what problem it is of."""
+        h, g, d = self.shape
+        return {"dtype": self.dtype, "n": self.n, "h": h, "g": g, "d": d, "device": self.device}
 
     def __str__(self) -> str:
         return f"n={self.n}, {'x'.join(map(str, self.shape))}, {self.dtype}"

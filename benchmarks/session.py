@@ -65,23 +65,16 @@ class Session:
         reader: str | None = None,
     ) -> Key:
         """Name a measurement."""
-        h, g, d = problem.shape
-        threads = torch.get_num_threads()
         return Key(
             case=case,
             backend=backend,
             pattern=pattern,
-            dtype=problem.dtype,
-            n=problem.n,
-            h=h,
-            g=g,
-            d=d,
             target_density=target,
             model=model,
-            threads=threads,
+            threads=torch.get_num_threads(),
             prompt=prompt,
             reader=reader,
-            device=problem.device,
+            **problem.fields,
         )
 
     def seconds_by_length(self, like: Key) -> dict[int, float]:

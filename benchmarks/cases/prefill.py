@@ -19,7 +19,7 @@ from benchmarks.prompts import prompt_ids
 from benchmarks.rows import Key
 from benchmarks.session import Session, timed
 from sparsefill import Dense, attend, estimate, prefill
-from sparsefill.engine import Prefilled
+from sparsefill.engine import RECALL_SAMPLES, Prefilled
 from sparsefill.environment import fast_bfloat16
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import Run, architecture_of, sparse_prefill
@@ -33,7 +33,6 @@ from sparsefill.tile import TILE
 
 GATED = 4096  # tokens of the prompt that hook and engine both read, and must agree on
 SAME = 1e-3  # KL divergence of last logits that differ by rounding alone
-RECALL_SAMPLES = 16  # row blocks of each layer
 SPARSE_FROM = 8 * TILE  # tokens from which `gate_profile` cannot keep every cell
 
 
@@ -93,6 +92,11 @@ class Request:
     engine: Engine | None = None
     device: str = "cpu"
 
+    @property
+    def readings(self) -> int:
+        """Readings of a prompt whose progress is shown: the untimed one of the engine's is."""
+        return 1 if self.engine is None else 2
+
 
 def run(request: Request, session: Session) -> None:
     """Read prompts of growing length with the stock model and with the sparse one."""
@@ -110,8 +114,7 @@ def run(request: Request, session: Session) -> None:
     profile = default_profile(architecture)
     if chosen is not None:
         profile = Profile.uniform(chosen, architecture)
-    readings = 1 if request.engine is None else 2  # whose progress is shown
-    session.plan(readings * sum(float(n) for n in request.lengths))
+    session.plan(request.readings * sum(float(n) for n in request.lengths))
     for n in sorted(request.lengths):
         problem = Problem(n, shape, dtype, request.device)
         ids, prompt = prompt_ids(loaded.tokenizer, n, request.prompt)
@@ -165,8 +168,8 @@ class OneLength:
         dense_key = self.key("sdpa", "dense", reader=None)
         sparse_key = self.key(self.backend, self.request.method, reader=self.reader)
         if sparse_key in self.session.ledger and (not measured or dense_key in self.session.ledger):
-            readings = 1 if self.request.engine is None else 2
-            self.session.skip(f"{self.problem}, {self.backend}", work=readings * self.problem.n)
+            work = self.request.readings * self.problem.n
+            self.session.skip(f"{self.problem}, {self.backend}", work=work)
             return
         # raises before this length is read if there are too few to extrapolate from
         fitted = None

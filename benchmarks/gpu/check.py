@@ -74,19 +74,13 @@ class Check:
 
     def add(self, case: str, backend: str, pattern: str, problem: Problem, **fields: Any) -> None:
         """Append a row at once."""
-        h, g, d = problem.shape
         row = Row(
             case=case,
             backend=backend,
             pattern=pattern,
-            dtype=problem.dtype,
-            n=problem.n,
-            h=h,
-            g=g,
-            d=d,
             threads=torch.get_num_threads(),
-            device=problem.device,
             environment=self.environment,
+            **problem.fields,
             **fields,
         )
         self.ledger.add(row)

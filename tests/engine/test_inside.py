@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from typing import Any
 
 import pytest
@@ -130,11 +130,11 @@ def test_a_forward_of_the_users_own_is_put_back():
     model, ids = tiny_model("llama-3"), prompt(N)
     plain, calls = model.forward, []
 
+    @functools.wraps(plain)
     def own(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return plain(*args, **kwargs)
 
-    own.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined]
     model.forward = own
     with torch.inference_mode(), engine_prefill(model, SPARSE, at_least=N, chunk=128):
         model(ids, logits_to_keep=1)

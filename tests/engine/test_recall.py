@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from sparsefill import AShape, Dense, InputError, Pattern, VerticalSlash, prefill
-from sparsefill.engine.whole import row_blocks_of
 from sparsefill.integrations.transformers import sparse_prefill
-from sparsefill.tile import TILE
+from sparsefill.tile import TILE, sample_row_blocks
 from tests.support.models import FAMILIES, prompt, tiny_model
 
 N = 10 * TILE - 20
@@ -62,6 +61,6 @@ def test_refusals(samples: int, order: str):
 
 
 def test_samples_are_spread_evenly():
-    assert row_blocks_of(N, 10) == list(range(10))
-    assert row_blocks_of(N, 1) == [5]
-    assert row_blocks_of(N, 0) == []
+    assert sample_row_blocks(N, 10) == list(range(10))
+    assert sample_row_blocks(N, 1) == [5]
+    assert sample_row_blocks(N, 0) == []

@@ -57,6 +57,7 @@ class Plan:
     Args:
         b, tokens: size of the prompt.
         kv, order, chunk: how it is read.
+        every: keys and values of all layers, in the model's dtype, wherever they go.
         weights: parameters and buffers of the model.
         embeddings: of tokens, which each chunk holds to its end.
         residual: what goes into the next layer.
@@ -76,6 +77,7 @@ class Plan:
     kv: str
     order: str
     chunk: int
+    every: int
     weights: int
     embeddings: int
     residual: int
@@ -324,6 +326,7 @@ class _Sizes:
             kv=kv,
             order=order,
             chunk=chunk,
+            every=every * self.kv * self.layers,
             weights=self.weights,
             embeddings=held * self.hidden,
             residual=held * self.hidden,
@@ -361,29 +364,21 @@ def check_files(model: nn.Module, plan: Plan, folder: Path | None) -> None:
     Raises:
         InputError: there is too little.
     """
-    shape, item = architecture_of(_text_config(model)), next(model.parameters()).dtype.itemsize
-    every = plan.b * plan.tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * item
-    host = torch.device("cpu")
     if plan.kv == "host" and next(model.parameters()).device.type != "cpu":
-        free = memory_at_hand(host)
-        if free is not None and every > free:
+        free = memory_at_hand(torch.device("cpu"))
+        if free is not None and plan.every > free:
             raise InputError(
-                f"kv='host' needs {_gib(every)} of host memory, got {_gib(free)} free; pass"
+                f"kv='host' needs {_gib(plan.every)} of host memory, got {_gib(free)} free; pass"
                 " kv='int8', or kv='disk' with save_kv"
             )
     if folder is not None:
         free = shutil.disk_usage(folder).free
-        needed = 2 * plan.residual + (0 if plan.kv == "drop" else every)
+        needed = 2 * plan.residual + (0 if plan.kv == "drop" else plan.every)
         if needed > free:
             raise InputError(
                 f"save_kv needs {_gib(needed)} in {folder}, got {_gib(free)} free; pass a folder"
                 " on another disk, fewer tokens, or kv='drop'"
             )
-
-
-def _text_config(model: nn.Module) -> Any:
-    config: Any = model.config
-    return config.get_text_config()
 
 
 def memory_at_hand(device: torch.device) -> int | None:

@@ -30,7 +30,7 @@ from sparsefill.kernels import attend_unchecked
 from sparsefill.metrics import recall
 from sparsefill.patterns import AShape, BlockTopK, Dense, Pattern, TriShape
 from sparsefill.static import cut_to
-from sparsefill.tile import TILE
+from sparsefill.tile import TILE, sample_row_blocks
 
 
 class SideBySide:
@@ -56,7 +56,7 @@ class LayerAttention:
         check_qkv(last.q, last.k, last.v)
         self.last = last
         self.estimate_s = self.attend_s = self.recall_s = 0.0
-        self._samples = row_blocks_of(last.k.shape[2], recall_samples)
+        self._samples = sample_row_blocks(last.k.shape[2], recall_samples)
         self._recall: list[Float[Tensor, "b h rows"]] = []
         self._cells = 0.0
         self._kept: Float[Tensor, "b h"] | None = None
@@ -185,19 +185,6 @@ def _before_the_last(pattern: Pattern) -> Pattern:
     if isinstance(pattern, TriShape):
         return AShape(sink=pattern.sink, window=pattern.window)
     return pattern
-
-
-def row_blocks_of(tokens: int, samples: int) -> list[int]:
-    """Choose row blocks evenly over a prompt, each once.
-
-    Example:
-        >>> row_blocks_of(64 * 12, 3)
-        [2, 6, 10]
-    """
-    blocks = -(-tokens // TILE)
-    samples = min(samples, blocks)
-    chosen = (int((sample + 0.5) * blocks / samples) for sample in range(samples))
-    return list(dict.fromkeys(chosen))
 
 
 def least_chunk(patterns: Sequence[Pattern]) -> int:
