@@ -29,7 +29,7 @@ from sparsefill.search.space import PAPER, SEEDS, LineCosts, Seed, Target, patte
 
 # Costs, as shares of dense, among which budgets of a whole model choose. More of these do more
 # good than more seeds: heads differ in how much they need more than in what.
-LEVELS = (0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.45, 0.65)
+LEVELS = (0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.45, 0.65, 0.9)
 
 Look = Callable[[Layer], None]
 Read = Callable[[Int[Tensor, "1 n"], Look], None]
