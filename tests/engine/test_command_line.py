@@ -213,6 +213,18 @@ def test_resuming_what_had_not_begun_is_a_whole_reading(
     assert re.search(r"\d\.\d\dx", result.stdout)
 
 
+def test_an_interrupt_before_anything_is_saved_promises_nothing(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(plan: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsefill.cli.engine.plan_table", interrupt)
+    result = with_engine(tiny, save_kv="kept")
+    assert result.exit_code == 130
+    assert "stopped before anything was saved to kept; begin again" in result.stdout
+
+
 def test_a_signal_ends_the_command_cleanly(tiny: Path):
     """The real thing: a process that gets SIGINT while it reads."""
     code = (

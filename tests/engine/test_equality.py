@@ -170,3 +170,13 @@ def test_progress_counts_to_its_end():
             model, ids, Dense(), order=order, on_progress=lambda *step, to=seen: to.append(step)
         )
         assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("order", ["layers", "chunks"])
+def test_only_the_last_chunk_has_more_than_one_row_of_logits(order: str):
+    model, ids = tiny_model("llama-3"), prompt(4 * CHUNK)
+    rows: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+    by_engine(model, ids, AShape(sink=3, window=70), order=order)
+    assert rows == [1] * (len(rows) - 1) + [POSITIONS]
+    assert len(rows) > 1

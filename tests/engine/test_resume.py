@@ -287,3 +287,20 @@ def test_a_forward_of_another_library_is_put_back(tmp_path: Path):
     read(tmp_path, model, resume=True)
     assert layer.forward is own
     assert len(calls) == 1  # what it returns was looked at; then it was skipped
+
+
+def test_a_folder_stays_where_it_was_when_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = model_of()
+
+    def leave(done: int, total: int) -> None:
+        os.chdir(elsewhere)
+
+    done = read(Path("kept"), model, kv="disk", on_progress=leave)
+    assert not list(elsewhere.iterdir())
+    assert done.cache is not None
+    assert len(greedily(model, done.cache, done.logits, 2)[0]) == 2

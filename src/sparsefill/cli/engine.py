@@ -206,6 +206,10 @@ def _how_to_go_on(options: EngineOptions) -> str:
     """Say how an interrupted prefill is resumed."""
     if options.save_kv is None:
         return "stopped; nothing was saved: with --save-kv DIR a prefill can be resumed"
+    from sparsefill.engine.saved import MANIFEST
+
+    if not (options.save_kv / MANIFEST).is_file():
+        return f"stopped before anything was saved to {options.save_kv}; begin again"
     return f"stopped; the same command with --resume goes on with what {options.save_kv} holds"
 
 

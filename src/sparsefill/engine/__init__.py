@@ -132,7 +132,7 @@ def prefill(
         backend=backend,
         min_length=min_length,
         record=record,
-        save_kv=None if save_kv is None else Path(save_kv),
+        save_kv=None if save_kv is None else Path(save_kv).absolute(),
         resume=resume,
         recall_samples=recall_samples,
     )

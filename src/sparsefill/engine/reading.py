@@ -184,16 +184,17 @@ class _Reader:
     saved: Saved | None
 
     def read(self, first: int, last: int, *, keep: bool) -> Tensor:
-        """Run the model on a chunk, those before it cached, and return its logits."""
+        """Run the model on a chunk, those before it cached, and return its last logits."""
         device = next(self.model.parameters()).device
         call: Any = self.model
         positions = torch.arange(first, last, device=device)
+        asked = self.logits_to_keep if last == self.ids.shape[1] else 1  # nobody wants the others
         return call(
             self.ids[:, first:last].to(device),
             position_ids=positions.expand(len(self.ids), -1),
             past_key_values=chunk_cache(self.store, len(self.layers), first, keep=keep),
             use_cache=True,
-            logits_to_keep=min(self.logits_to_keep, last - first),
+            logits_to_keep=min(asked, last - first),
         ).logits
 
     def one_by_one(self, bounds: Sequence[tuple[int, int]], on_progress: OnProgress) -> Tensor:
