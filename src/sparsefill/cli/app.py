@@ -322,3 +322,85 @@ def search(
                 trust_remote_code=trust_remote_code,
             ),
         )
+
+
+@app.command("eval")
+def evaluate(
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            help="ruler, infinitebench, needle, copying, perplexity, fidelity, or one task of"
+            " them, such as ruler/vt"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder of the run; one that is there goes on")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="full, minference, static, streaming-llm, dilated, strided, infllm, or one pattern"
+            " for all heads; may be repeated; full and minference if left out"
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="file or shipped name: what minference reads by")
+    ] = None,
+    lengths: Annotated[
+        str, typer.Option(help="tokens of prompt and answer, such as 4096,8192 or 4k,1m")
+    ] = "4096",
+    samples: Annotated[int, typer.Option(min=1, help="of each task and length")] = 25,
+    template: Annotated[
+        str, typer.Option(help="base: prompts as they are; chat: in the model's chat template")
+    ] = "base",
+    haystack: Annotated[
+        Path | None,
+        typer.Option(
+            help="text to hide needles in: a file, or a folder of *.txt; two novels if left out"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of the files that benchmarks publish")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the samples")] = 42,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="also measure the attention mass kept (slow)")
+    ] = False,
+    min_length: Annotated[
+        int, typer.Option(min=1, help="keys below which layers stay dense, whatever the method")
+    ] = 1,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
+    ] = False,
+) -> None:
+    """Measure what sparse attention costs in answers; a run that was stopped goes on."""
+    from sparsefill.cli.eval import Request, parse_lengths, run_eval
+
+    with clear_errors(remedy="pass shorter --lengths or a smaller model"):
+        run_eval(
+            Console(markup=False),
+            Request(
+                tasks=tasks,
+                out=out,
+                model=model,
+                methods=method or ("full", "minference"),
+                profile=profile,
+                lengths=parse_lengths(lengths),
+                samples=samples,
+                template=template,
+                haystack=haystack,
+                data=data,
+                seed=seed,
+                recall=recall,
+                min_length=min_length,
+                dtype=dtype,
+                backend=backend,
+                device=device,
+                trust_remote_code=trust_remote_code,
+            ),
+        )

@@ -1,14 +1,17 @@
-"""What a task is: how its samples are made, and how what a model says is scored."""
+"""What a task is: how its samples are made, and what is made of a model's reading of them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
+from sparsefill.reader import Method, Prefill, Reader
 
 Score = Callable[[str, Sequence[str]], float]  # (what was said, references) -> 0 to 1
 
@@ -24,6 +27,7 @@ class Making:
         index: number of the sample.
         seed: of the whole run.
         haystack: text to hide needles in.
+        data: folder of the files that a benchmark publishes; None where the user has none.
     """
 
     task: str
@@ -32,10 +36,51 @@ class Making:
     index: int
     seed: int
     haystack: Haystack
+    data: Path | None = None
 
     def draw(self, what: str = "") -> random.Random:
         """Return randomness of this sample alone, the same each time it is asked for."""
         return random.Random(f"{self.seed}/{self.task}/{self.length}/{self.index}/{what}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one sample read by one method.
+
+    Args:
+        tokens: of the prompt.
+        prefill: what reading it took and kept.
+        score: 0 to 1; None where there is nothing to be right about.
+        answer: what the model said.
+        references: what it should have said.
+        values: further figures, by name.
+        recipe: whatever rebuilds the sample.
+        new_tokens: of the answer.
+        decode_s: seconds spent on them.
+    """
+
+    tokens: int
+    prefill: Prefill
+    score: float | None = None
+    answer: str = ""
+    references: tuple[str, ...] = ()
+    values: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    new_tokens: int = 0
+    decode_s: float = 0.0
+
+
+class Measurable(Protocol):
+    """Anything that can be asked of a model at a length."""
+
+    @property
+    def name(self) -> str:
+        """`family/task`, such as `ruler/vt`."""
+        ...
+
+    def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
+        """Make a sample, and return what reads it by a method."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +100,24 @@ class Task:
     make: Callable[[Making], Sample]
     score: Score
     offline: bool = True
+
+    def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
+        """Make a sample, and return what has it answered by a method, and scores that."""
+        sample = self.make(making)
+        ids = making.prompter.ids(sample)
+
+        def measure(reader: Reader, method: Method) -> Outcome:
+            answered = reader.answer(method, ids, new_tokens=sample.new_tokens)
+            answer = making.prompter.decode(answered.tokens)
+            return Outcome(
+                tokens=len(ids),
+                prefill=answered.prefill,
+                score=self.score(answer, sample.references),
+                answer=answer,
+                references=sample.references,
+                recipe=sample.recipe,
+                new_tokens=len(answered.tokens),
+                decode_s=answered.decode_s,
+            )
+
+        return measure

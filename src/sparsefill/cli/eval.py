@@ -1,0 +1,222 @@
+"""`sparsefill eval`: what sparse attention costs in answers, sample by sample."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sparsefill.cli.inputs import ModelOptions, load_to_read, resolve_device
+from sparsefill.environment import describe_environment, fast_bfloat16
+from sparsefill.errors import InputError
+from sparsefill.evals.haystack import load_haystack
+from sparsefill.evals.ledger import Key, Ledger
+from sparsefill.evals.methods import FULL, method_of
+from sparsefill.evals.prompter import Prompter
+from sparsefill.evals.runner import Plan, run
+from sparsefill.evals.task import Making, Outcome
+from sparsefill.evals.tasks import tasks_of
+from sparsefill.integrations.transformers import architecture_of
+from sparsefill.integrations.transformers.answering import TransformersReader
+from sparsefill.integrations.transformers.identity import weights_sha256
+from sparsefill.integrations.transformers.loading import Loaded, position_limit
+from sparsefill.profile import Profile, default_profile
+from sparsefill.reader import Method
+from sparsefill.search import synthetic_prompt
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ModelOptions):
+    """What the user asked for; the fields are the options of the command."""
+
+    tasks: Sequence[str]
+    out: Path
+    methods: Sequence[str] = (FULL, "minference")
+    lengths: Sequence[int] = (4096,)
+    samples: int = 25
+    profile: str | None = None
+    template: str = "base"
+    seed: int = 42
+    haystack: Path | None = None
+    data: Path | None = None
+    dtype: str = "auto"
+    min_length: int = 1
+    recall: bool = False
+
+
+def run_eval(console: Console, request: Request) -> None:
+    """Measure every sample by every method that the folder lacks, and show the means."""
+    tasks, left_out = tasks_of(request.tasks, data=request.data)
+    haystack = load_haystack(request.haystack)
+    given = None if request.profile is None else Profile.load(request.profile)
+    for name in left_out:
+        console.print(f"left out: {name}, whose files only --data DIR can give")
+    device = resolve_device(request.device)
+    dtype = _dtype(request.dtype, device)
+    loaded = load_to_read(console, request, dtype=dtype, device=device)
+    prompter = Prompter(tokenizer=loaded.tokenizer, template=request.template)
+    profile = _profile(loaded, given)
+    methods = [method_of(name, profile) for name in dict.fromkeys(request.methods)]
+    lengths = sorted(set(request.lengths))
+    _warn_of_length(console, loaded, lengths[-1])
+    plan = Plan(tasks=tasks, methods=methods, lengths=lengths, samples=request.samples)
+    ledger = Ledger(
+        request.out,
+        {
+            "tasks": [task.name for task in tasks],
+            "methods": {method.name: method.describe() for method in methods},
+            "lengths": lengths,
+            "samples": request.samples,
+            "model": loaded.name,
+            "weights": weights_sha256(loaded.model),
+            "template": request.template,
+            "seed": request.seed,
+            "haystack": haystack.provenance(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "device": device,
+            "backend": request.backend,
+            "min_length": request.min_length,
+            "recall": request.recall,
+            "environment": describe_environment(),
+        },
+    )
+    reader = TransformersReader(
+        model=loaded.model,
+        backend=request.backend,
+        min_length=request.min_length,
+        measure_recall=request.recall,
+        other=_other_text(loaded, methods, lengths[-1], request.seed),
+    )
+
+    def making(task: str, length: int, index: int) -> Making:
+        return Making(
+            task=task,
+            prompter=prompter,
+            length=length,
+            index=index,
+            seed=request.seed,
+            haystack=haystack,
+            data=request.data,
+        )
+
+    with _Watch(console, plan) as watch:
+        run(plan, reader, making, ledger, watch.note)
+    console.print(watch.table())
+    console.print(f"wrote {request.out}; `sparsefill report {request.out}` makes a page of it")
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Read lengths as people write them.
+
+    Raises:
+        InputError: one is no number of tokens.
+
+    Example:
+        >>> parse_lengths("500,4k,1m")
+        [500, 4096, 1048576]
+    """
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20}
+    found = [re.fullmatch(r"([0-9]+)([km]?)", own.strip().lower()) for own in text.split(",")]
+    lengths = [int(own[1]) * units[own[2]] for own in found if own is not None]
+    if len(lengths) < len(found) or min(lengths) < 1:
+        raise InputError(f"--lengths must be numbers such as 4096,8k,1m, got {text!r}")
+    return lengths
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def _profile(loaded: Loaded, given: Profile | None) -> Profile:
+    config: Any = loaded.model.config
+    architecture = architecture_of(config.get_text_config())
+    if given is None:
+        return default_profile(architecture)
+    given.require(architecture)
+    return given
+
+
+def _warn_of_length(console: Console, loaded: Loaded, longest: int) -> None:
+    limit = position_limit(loaded.model)
+    if limit is not None and longest > limit:
+        console.print(
+            f"{longest} tokens exceed the {limit} positions that {loaded.name} was made for: it"
+            " runs, but its answers say little about the methods"
+        )
+
+
+def _other_text(
+    loaded: Loaded, methods: Sequence[Method], longest: int, seed: int
+) -> torch.Tensor | None:
+    """Make what static cells are found on: retrieval, as the paper calibrates."""
+    if not any(method.static for method in methods):
+        return None
+    prompt = synthetic_prompt(loaded.tokenizer, longest, seed=seed)
+    return prompt.ids.to(next(loaded.model.parameters()).device)
+
+
+class _Watch:
+    """Shows how far a run is, and what the methods score so far."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self.plan = plan
+        self.scores: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self.bar = self.progress.add_task("reading", total=plan.work)
+
+    def __enter__(self) -> _Watch:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def note(self, key: Key, outcome: Outcome | None) -> None:
+        """Move the bar on, and show the mean score of the method so far."""
+        if outcome is not None:
+            for name, value in figures(outcome).items():
+                self.scores[f"{key.task} {name}".strip(), key.length, key.method].append(value)
+        self.progress.update(
+            self.bar, advance=key.length, description=f"{key.task} {key.length} {key.method}"
+        )
+
+    def table(self) -> Table:
+        """Lay out the means of what was measured now."""
+        table = Table(title="means of what was measured now", title_justify="left")
+        for column in ("task", "length", *(method.name for method in self.plan.methods)):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        rows = sorted({what[:2] for what in self.scores})
+        for task, length in rows:
+            cells = [self.scores.get((task, length, m.name), []) for m in self.plan.methods]
+            means = [f"{sum(own) / len(own):.4g} ({len(own)})" if own else "" for own in cells]
+            table.add_row(task, str(length), *means)
+        return table
+
+
+def figures(outcome: Outcome) -> dict[str, float]:
+    """List what a row says in numbers: its score, or else its values."""
+    if outcome.score is not None:
+        return {"": 100 * outcome.score}
+    return outcome.values

@@ -1,0 +1,219 @@
+"""A model of transformers that reads prompts by any method, for evaluations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.integrations.transformers import freeze, sparse_prefill
+from sparsefill.integrations.transformers.run import Run
+from sparsefill.kernels import BackendName
+from sparsefill.patterns import Dense, Pattern
+from sparsefill.profile import Profile
+from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
+from sparsefill.static import StaticIndices
+
+ROWS = 512  # hidden states whose logits stand in memory at once
+
+
+@dataclass(kw_only=True, eq=False)
+class TransformersReader:
+    """Reads prompts with one model.
+
+    Args:
+        backend: whose kernels attend, whatever the method.
+        min_length: keys below which a layer stays dense; 1 so that every method is itself at
+            every length, None so that heads stay dense where that is predicted to be faster.
+        measure_recall: also measure the attention mass kept (slow).
+        other: tokens of another text, at least as many as the longest prompt has, on which
+            static cells are found.
+    """
+
+    model: nn.Module
+    backend: BackendName = "auto"
+    min_length: int | None = 1
+    measure_recall: bool = False
+    other: Int[Tensor, "1 n"] | None = None
+    _frozen: dict[int, tuple[Any, StaticIndices]] = field(default_factory=dict, repr=False)
+
+    @contextmanager
+    def _sparse(self, method: Method) -> Iterator[Run]:
+        static = self._static(method.cells) if method.static else None
+        with (
+            torch.inference_mode(),
+            sparse_prefill(
+                self.model,
+                method.cells,
+                backend=self.backend,
+                min_length=self.min_length,
+                measure_recall=self.measure_recall,
+                static=static,
+            ) as run,
+        ):
+            yield run
+
+    def _static(self, cells: Profile | Pattern) -> StaticIndices:
+        """Find the cells of a method once, on the other text."""
+        if self.other is None:
+            raise InputError("static cells are found on another text, got none")
+        if id(cells) not in self._frozen:
+            found = freeze(self.model, cells, self.other, backend=self.backend)
+            self._frozen[id(cells)] = (cells, found)  # cells: so that its id stays its own
+        return self._frozen[id(cells)][1]
+
+    def _ids(self, ids: Sequence[int]) -> Int[Tensor, "1 n"]:
+        if not ids:
+            raise InputError("the prompt must have at least one token, got an empty prompt")
+        return torch.tensor([list(ids)], device=next(self.model.parameters()).device)
+
+    def _read(
+        self, method: Method, ids: Sequence[int], *, positions: int = 1
+    ) -> tuple[Any, Float[Tensor, "positions vocabulary"], Prefill]:
+        """Prefill, and return the cache, the last logits and what it took."""
+        prompt, call = self._ids(ids), _callable(self.model)
+        with self._sparse(method) as run:
+            clock = run.clock(prompt.device)
+            started = clock()
+            result = call(prompt, use_cache=True, logits_to_keep=positions)
+            int(result.logits[0, -1].argmax())
+            took = clock() - started
+        return result.past_key_values, result.logits[0].float(), _timed(run, took)
+
+    def answer(self, method: Method, ids: Sequence[int], *, new_tokens: int) -> Answered:
+        """Read a prompt by a method, and answer greedily and densely.
+
+        The answer ends before the first token that ends texts of the model.
+        """
+        cache, logits, timed = self._read(method, ids)
+        started = time.perf_counter()
+        answer = self._decode(cache, int(logits[-1].argmax()), new_tokens)
+        return Answered(answer, timed, time.perf_counter() - started)
+
+    def _decode(self, cache: Any, token: int, count: int) -> list[int]:
+        call, ends = _callable(self.model), end_tokens(self.model)
+        answer: list[int] = []
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            while token not in ends:
+                answer.append(token)
+                if len(answer) >= count:
+                    break
+                latest = torch.tensor([[token]], device=device)
+                result = call(latest, past_key_values=cache, use_cache=True)
+                token, cache = int(result.logits[0, -1].argmax()), result.past_key_values
+        return answer
+
+    def follow(
+        self, method: Method, ids: Sequence[int], continuations: Sequence[tuple[list[int], int]]
+    ) -> tuple[list[Followed], Prefill]:
+        """Read a prompt once, and go on with each continuation on the same cache.
+
+        Args:
+            continuations: tokens, and how many of the last of them are judged: fewer than
+                there are.
+        """
+        cache, _, timed = self._read(method, ids)
+        call, followed = _callable(self.model), []
+        for tokens, judged in continuations:
+            if not 0 < judged < len(tokens):
+                raise InputError(
+                    f"of a continuation of {len(tokens)} tokens at least one and not all are"
+                    f" judged, got {judged}"
+                )
+            with torch.inference_mode():
+                result = call(self._ids(tokens), past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+            logits = result.logits[0, -judged - 1 : -1].double()
+            expected = torch.tensor(tokens[-judged:], device=logits.device)
+            losses = cross_entropy(logits, expected, reduction="none")
+            followed.append(Followed(losses.cpu(), (logits.argmax(-1) == expected).cpu()))
+            cache.crop(len(ids))
+        return followed, timed
+
+    def losses(
+        self, method: Method, ids: Sequence[int]
+    ) -> tuple[Float64[Tensor, " tokens"], Prefill]:
+        """Return the loss in nats of each token but the first, given those before it.
+
+        Logits are made for `ROWS` hidden states at a time: those of a long prompt together
+        would take gigabytes.
+        """
+        if len(ids) < 2:
+            raise InputError(f"losses need at least 2 tokens, got {len(ids)}")
+        prompt, model = self._ids(ids), _callable(self.model)
+        head: Any = model.get_output_embeddings()
+        hidden: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden.append(args[0])
+            return (args[0][:, -1:],)
+
+        handle = head.register_forward_pre_hook(keep)
+        try:
+            with self._sparse(method) as run:
+                clock = run.clock(prompt.device)
+                started = clock()
+                last = model(prompt, use_cache=False, logits_to_keep=0).logits[0]
+                took = clock() - started
+        finally:
+            handle.remove()
+        states, expected = hidden[0][0], prompt[0, 1:]
+        with torch.inference_mode():
+            if not torch.allclose(head(states[-1:]).float(), last.float(), rtol=1e-2, atol=1e-2):
+                raise UnsupportedError(
+                    "this model changes its logits after the output projection; losses over a"
+                    " whole prompt cannot be computed part by part"
+                )
+            parts = [
+                cross_entropy(head(rows).double(), own, reduction="none")
+                for rows, own in zip(states[:-1].split(ROWS), expected.split(ROWS), strict=True)
+            ]
+        return torch.cat(parts).cpu(), _timed(run, took)
+
+    def compare(
+        self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
+    ) -> Compared:
+        """Read a prompt by full attention and by a method."""
+        full = Method(name="full", cells=Dense())
+        cache, full_logits, _ = self._read(full, ids, positions=positions)
+        full_answer = self._decode(cache, int(full_logits[-1].argmax()), new_tokens)
+        del cache
+        cache, logits, timed = self._read(method, ids, positions=positions)
+        answer = self._decode(cache, int(logits[-1].argmax()), new_tokens)
+        return Compared(full_logits.cpu(), logits.cpu(), full_answer, answer, timed)
+
+
+def end_tokens(model: nn.Module) -> frozenset[int]:
+    """Collect the tokens that end a model's texts."""
+    any_model: Any = model
+    generation = getattr(any_model, "generation_config", None)
+    ends = getattr(generation, "eos_token_id", None)
+    ends = any_model.config.get_text_config().eos_token_id if ends is None else ends
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _callable(model: nn.Module) -> Any:
+    """Let a model be called with what its own class takes."""
+    return model
+
+
+def _timed(run: Run, took: float) -> Prefill:
+    kept = run.recall()
+    return Prefill(
+        ttft_s=took - run.recall_s,
+        attention_s=run.attention_s,
+        estimate_s=run.estimate_s,
+        density=run.density,
+        recall=float(kept.double().mean()) if len(kept) else None,
+    )

@@ -1,0 +1,114 @@
+"""What an evaluation asks of a model: one prefill by a method, and what follows from it.
+
+The tasks know this and no model; an integration gives it to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from sparsefill.patterns import Pattern, to_dict
+from sparsefill.profile import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How prompts are read.
+
+    Args:
+        name: as the user typed it.
+        cells: one pattern for all heads, or a profile.
+        static: cells are found once, on another text, and kept for every prompt.
+    """
+
+    name: str
+    cells: Pattern | Profile
+    static: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Describe it for a manifest: two runs with the same description read alike."""
+        if not isinstance(self.cells, Profile):
+            return {**to_dict(self.cells), "static": self.static}
+        digest = hashlib.sha256(self.cells.to_json().encode()).hexdigest()
+        origin = self.cells.provenance.get("origin", "unknown")
+        return {"profile": digest, "origin": origin, "static": self.static}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """What one prefill took and kept.
+
+    Args:
+        ttft_s: seconds to the first token.
+        attention_s, estimate_s: seconds of that spent attending, and finding cells.
+        density: kept share of the causal cells, the mean over layers and heads.
+        recall: attention mass kept, the mean over layers, heads and queries; None unless
+            measured.
+    """
+
+    ttft_s: float
+    attention_s: float
+    estimate_s: float
+    density: float
+    recall: float | None = None
+
+
+class Answered(NamedTuple):
+    """What a model said: its tokens, and how it came to say them."""
+
+    tokens: list[int]
+    prefill: Prefill
+    decode_s: float
+
+
+class Followed(NamedTuple):
+    """How likely a model found the tokens of one continuation, and which it would have said."""
+
+    losses: Float64[Tensor, " tokens"]  # nats
+    right: Bool[Tensor, " tokens"]
+
+
+class Compared(NamedTuple):
+    """What full attention and a method predict at the last positions of one prompt."""
+
+    full: Float[Tensor, "positions vocabulary"]
+    sparse: Float[Tensor, "positions vocabulary"]
+    full_answer: list[int]
+    answer: list[int]
+    prefill: Prefill
+
+
+class Reader(Protocol):
+    """A model that reads prompts by any method."""
+
+    def answer(self, method: Method, ids: Sequence[int], *, new_tokens: int) -> Answered:
+        """Read a prompt by a method, and answer greedily and densely."""
+        ...
+
+    def follow(
+        self, method: Method, ids: Sequence[int], continuations: Sequence[tuple[list[int], int]]
+    ) -> tuple[list[Followed], Prefill]:
+        """Read a prompt once, and go on with each continuation on the same cache.
+
+        Args:
+            continuations: tokens, and how many of the last of them are judged.
+        """
+        ...
+
+    def losses(
+        self, method: Method, ids: Sequence[int]
+    ) -> tuple[Float64[Tensor, " tokens"], Prefill]:
+        """Return the loss in nats of each token but the first, given those before it."""
+        ...
+
+    def compare(
+        self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
+    ) -> Compared:
+        """Read a prompt by full attention and by a method."""
+        ...
