@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
@@ -84,6 +84,7 @@ class Compared(NamedTuple):
     prefill: Prefill
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A model that reads prompts by any method."""
 

@@ -126,7 +126,7 @@ def _merged(folder: Path, mine: dict[str, Any]) -> dict[str, Any]:
             "lengths": sorted({*there["lengths"], *mine["lengths"]}),
             "samples": max(there["samples"], mine["samples"]),
         }
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); pass another --out") from error
     if other:
         raise InputError(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
@@ -70,6 +70,7 @@ class Outcome:
     decode_s: float = 0.0
 
 
+@runtime_checkable
 class Measurable(Protocol):
     """Anything that can be asked of a model at a length."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -130,13 +131,12 @@ class TransformersReader:
                     f" judged, got {judged}"
                 )
             with torch.inference_mode():
-                result = call(self._ids(tokens), past_key_values=cache, use_cache=True)
-            cache = result.past_key_values
+                own = copy.deepcopy(cache)  # some kinds of cache cannot be cut back
+                result = call(self._ids(tokens), past_key_values=own, use_cache=True)
             logits = result.logits[0, -judged - 1 : -1].double()
             expected = torch.tensor(tokens[-judged:], device=logits.device)
             losses = cross_entropy(logits, expected, reduction="none")
             followed.append(Followed(losses.cpu(), (logits.argmax(-1) == expected).cpu()))
-            cache.crop(len(ids))
         return followed, timed
 
     def losses(

@@ -1,0 +1,152 @@
+"""A run measures each row once, and a run that was killed ends in the bytes of an unbroken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsefill.errors import InputError
+from sparsefill.evals.ledger import Key, Ledger, read_rows
+from sparsefill.evals.runner import Plan, run
+from sparsefill.evals.sample import Sample
+from sparsefill.evals.task import Making, Task
+from sparsefill.patterns import AShape, Dense
+from sparsefill.reader import Method
+from tests.evals.support import Scripted, making
+
+SAYS = {"full": "the number is 7", "short": "no idea\u2028"}
+METHODS = [Method(name="full", cells=Dense()), Method(name="short", cells=AShape())]
+MANIFEST = {
+    "tasks": ["a/task", "b/task"],
+    "methods": {method.name: method.describe() for method in METHODS},
+    "lengths": [300, 600],
+    "samples": 2,
+    "seed": 42,
+    "environment": {"machine": "here"},
+}
+
+
+def make(making: Making) -> Sample:
+    digits = making.draw().randrange(10)
+    return Sample(
+        task=making.task,
+        length=making.length,
+        index=making.index,
+        prompt="x" * (making.length - 40),
+        references=("7", str(digits)),
+        new_tokens=20,
+        recipe={"digits": digits},
+    )
+
+
+def share(answer: str, references) -> float:
+    return sum(reference in answer for reference in references) / len(references)
+
+
+TASKS = [Task(name=name, new_tokens=20, make=make, score=share) for name in MANIFEST["tasks"]]
+PLAN = Plan(tasks=TASKS, methods=METHODS, lengths=[300, 600], samples=2)
+
+
+class KilledError(Exception):
+    """Ends a run as a kill does: nothing more is written."""
+
+
+def measure(folder: Path, *, stop_after: int | None = None) -> Scripted:
+    reader = Scripted(SAYS)
+
+    def watch(key: Key, outcome) -> None:
+        if stop_after is not None and len(reader.read) >= stop_after:
+            raise KilledError
+
+    run(PLAN, reader, making, Ledger(folder, MANIFEST), watch)
+    return reader
+
+
+def test_rows_hold_what_was_said_and_what_rebuilds_it(tmp_path: Path):
+    measure(tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "samples.jsonl")
+    assert len(rows) == 16
+    first = rows[0]
+    assert (first["method"], first["task"], first["length"], first["index"]) == (
+        "full",
+        "a/task",
+        300,
+        0,
+    )
+    assert first["tokens"] == 261  # the tokenizer's first token, 260 bytes, no last one
+    assert first["answer"] == "the number is 7"
+    assert first["score"] in (0.5, 1.0)
+    assert first["density"] == 0.5
+    assert first["recipe"].keys() == {"digits"}
+    assert not [name for name in first if name.endswith("_s")]
+    times = read_rows(tmp_path / "run" / "times.jsonl")
+    assert times[0]["ttft_s"] == 0.5
+    assert times[0]["decode_s"] == 0.75
+    assert {row["score"] for row in rows if row["method"] == "short"} == {0.0}
+
+
+@pytest.mark.parametrize("stop", [1, 2, 7, 15])
+@pytest.mark.parametrize("torn", ["", '{"method": "full", "ta'])
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path, stop: int, torn: str):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    measure(whole)
+    with pytest.raises(KilledError):
+        measure(broken, stop_after=stop)
+    for name in ("samples.jsonl", "times.jsonl"):
+        with (broken / name).open("a") as file:
+            file.write(torn)
+    again = measure(broken)
+    assert len(again.read) == 16 - stop
+    for name in ("samples.jsonl", "times.jsonl", "manifest.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_finished_run_reads_nothing(tmp_path: Path):
+    measure(tmp_path / "run")
+    assert measure(tmp_path / "run").read == []
+
+
+def test_the_methods_of_a_sample_read_the_same_prompt(tmp_path: Path):
+    reader = measure(tmp_path / "run")
+    pairs = zip(reader.read[::2], reader.read[1::2], strict=True)
+    assert all(a[0] == "full" and b[0] == "short" and a[1] == b[1] for a, b in pairs)
+
+
+def test_a_folder_may_grow(tmp_path: Path):
+    measure(tmp_path / "run")
+    more = {**MANIFEST, "tasks": ["c/task"], "samples": 5, "environment": {"machine": "there"}}
+    Ledger(tmp_path / "run", more)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["tasks"] == ["a/task", "b/task", "c/task"]
+    assert manifest["samples"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 43}, "seed"),
+        ({"methods": {"full": {"pattern": "a-shape"}}}, "method full"),
+    ],
+)
+def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict, named: str):
+    measure(tmp_path / "run")
+    with pytest.raises(InputError, match=named):
+        Ledger(tmp_path / "run", {**MANIFEST, **change})
+
+
+def test_foreign_folders_and_damage_are_refused(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="new folder or one of a run"):
+        Ledger(tmp_path / "mine", MANIFEST)
+    measure(tmp_path / "run")
+    rows = tmp_path / "run" / "samples.jsonl"
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join([*lines[:3], "{}\n", *lines[4:]]))
+    with pytest.raises(InputError, match="line 4"):
+        Ledger(tmp_path / "run", MANIFEST)
+    (tmp_path / "run" / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="damaged"):
+        Ledger(tmp_path / "run", MANIFEST)

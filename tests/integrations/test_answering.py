@@ -1,0 +1,122 @@
+"""What an evaluation learns of a model is what the model itself says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.integrations.transformers.answering import ROWS, TransformersReader, end_tokens
+from sparsefill.patterns import AShape, Dense, VerticalSlash
+from sparsefill.reader import Method, Reader
+from tests.support.models import generate, prompt, tiny_model
+
+N = 300
+FULL = Method(name="full", cells=Dense())
+SPARSE = Method(name="a-shape", cells=AShape(sink=4, window=64))
+FAMILIES = ("llama-3", "qwen2", "gemma3")
+
+
+def reader_of(family: str = "llama-3", **options) -> TransformersReader:
+    return TransformersReader(model=tiny_model(family), backend="torch", **options)
+
+
+def ids_of(n: int = N) -> list[int]:
+    return prompt(n)[0].tolist()
+
+
+def test_it_is_a_reader():
+    assert isinstance(reader_of(), Reader)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_attention_answers_as_the_model_generates(family: str):
+    reader = reader_of(family)
+    expected, _ = generate(reader.model, prompt(N), max_new_tokens=6)
+    answered = reader.answer(FULL, ids_of(), new_tokens=6)
+    assert answered.tokens == expected[0, N:].tolist()
+    assert answered.prefill.density == 1
+    assert answered.prefill.ttft_s > 0
+
+
+def test_an_answer_ends_before_the_token_that_ends_texts():
+    reader = reader_of()
+    first, second, *_ = reader.answer(FULL, ids_of(), new_tokens=6).tokens
+    assert first != second
+    reader.model.generation_config.eos_token_id = [second, 5]
+    assert end_tokens(reader.model) == {second, 5}
+    assert reader.answer(FULL, ids_of(), new_tokens=6).tokens == [first]
+    reader.model.generation_config.eos_token_id = first
+    assert reader.answer(FULL, ids_of(), new_tokens=6).tokens == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_continuations_share_a_prefill_and_do_not_see_each_other(family: str):
+    reader, ids = reader_of(family), ids_of()
+    more = prompt(40, seed=1)[0].tolist()
+    continuations = [(more[:20], 12), (more[20:], 19), (more[:20], 12)]
+    followed, prefill = reader.follow(FULL, ids, continuations)
+    assert prefill.density == 1
+    for (tokens, judged), (losses, right) in zip(continuations, followed, strict=True):
+        with torch.inference_mode():
+            logits = reader.model(torch.tensor([ids + tokens])).logits[0, -judged - 1 : -1]
+        expected = torch.tensor(tokens[-judged:])
+        own = cross_entropy(logits.double(), expected, reduction="none")
+        torch.testing.assert_close(losses, own, rtol=1e-4, atol=1e-4)
+        assert torch.equal(right, logits.argmax(-1) == expected)
+
+
+@pytest.mark.parametrize("n", [2, 65, N, ROWS + 1, ROWS + 2])
+def test_losses_are_those_of_all_logits_together(n: int):
+    reader, ids = reader_of(), ids_of(n)
+    losses, _ = reader.losses(FULL, ids)
+    with torch.inference_mode():
+        logits = reader.model(torch.tensor([ids])).logits[0]
+    expected = cross_entropy(logits[:-1].double(), torch.tensor(ids[1:]), reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
+    assert losses.dtype == torch.float64
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_refused():
+    reader = reader_of("gemma2")
+    reader.model.config.final_logit_softcapping = 0.5
+    with pytest.raises(UnsupportedError, match="after the output projection"):
+        reader.losses(FULL, ids_of())
+    assert not reader.model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_a_sparse_method_keeps_less_and_predicts_otherwise():
+    reader = reader_of(measure_recall=True)
+    compared = reader.compare(SPARSE, ids_of(), positions=8, new_tokens=3)
+    assert compared.prefill.density < 0.8
+    assert compared.prefill.recall is not None
+    assert 0 < compared.prefill.recall < 1
+    assert compared.full.shape == compared.sparse.shape == (8, 128)
+    assert not torch.equal(compared.full, compared.sparse)
+    assert len(compared.answer) == len(compared.full_answer) == 3
+    same = reader.compare(FULL, ids_of(), positions=8, new_tokens=3)
+    assert torch.equal(same.full, same.sparse)
+
+
+def test_static_cells_come_from_another_text():
+    static = Method(name="static", cells=VerticalSlash(verticals=9, slashes=70), static=True)
+    with pytest.raises(InputError, match="another text, got none"):
+        reader_of().answer(static, ids_of(), new_tokens=1)
+    reader = reader_of(other=prompt(N + 20, seed=3))
+    first = reader.answer(static, ids_of(), new_tokens=2)
+    assert first.prefill.density < 1
+    assert reader.answer(static, ids_of(), new_tokens=2).tokens == first.tokens
+    assert len(reader._frozen) == 1
+
+
+@pytest.mark.parametrize("ask", ["answer", "losses", "follow"])
+def test_what_cannot_be_asked(ask: str):
+    reader = reader_of()
+    calls = {
+        "answer": lambda: reader.answer(FULL, [], new_tokens=1),
+        "losses": lambda: reader.losses(FULL, [3]),
+        "follow": lambda: reader.follow(FULL, ids_of(), [([3, 4], 2)]),
+    }
+    with pytest.raises(InputError, match="at least"):
+        calls[ask]()
