@@ -106,17 +106,17 @@ class Run:
     @property
     def attention_s(self) -> float:
         """Seconds spent attending, over all recorded calls."""
-        return sum(call.attention_s for call in self.calls)
+        return sum((call.attention_s for call in self.calls), 0.0)
 
     @property
     def estimate_s(self) -> float:
         """Seconds spent finding cells, over all recorded calls."""
-        return sum(call.estimate_s for call in self.calls)
+        return sum((call.estimate_s for call in self.calls), 0.0)
 
     @property
     def recall_s(self) -> float:
         """Seconds spent on measuring recall, over all recorded calls."""
-        return sum(call.recall_s for call in self.calls)
+        return sum((call.recall_s for call in self.calls), 0.0)
 
     @property
     def density(self) -> float:
