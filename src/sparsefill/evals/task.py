@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
@@ -24,6 +25,8 @@ class Making:
         index: number of the sample.
         seed: of the whole run.
         haystack: text to hide needles in.
+        data: folder of the files of tasks that need some.
+        one_layout: `layout` is the same in all samples of a task, as upstream has it.
     """
 
     task: str
@@ -32,10 +35,16 @@ class Making:
     index: int
     seed: int
     haystack: Haystack
+    data: Path | None = None
+    one_layout: bool = False
 
     def draw(self, what: str = "") -> random.Random:
         """Return randomness of this sample alone, the same each time it is asked for."""
         return random.Random(f"{self.seed}/{self.task}/{self.length}/{self.index}/{what}")
+
+    def layout(self, what: str) -> random.Random:
+        """Return randomness of where things stand: of this sample alone, or of all of them."""
+        return replace(self, index=0).draw(what) if self.one_layout else self.draw(what)
 
 
 @dataclass(frozen=True, kw_only=True)
