@@ -38,7 +38,7 @@ class Prompter:
     def text(self, sample: Sample) -> str:
         """Render a sample, up to where the model's answer goes on."""
         if self.template == "base":
-            turns = [f"{user}{assistant}\n\n" for user, assistant in sample.turns]
+            turns = [f"{user}{assistant}\n" for user, assistant in sample.turns]
             return "".join(turns) + sample.prompt + sample.prefix
         messages: list[dict[str, str]] = []
         for user, assistant in sample.turns:

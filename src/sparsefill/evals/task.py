@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +28,7 @@ class Making:
         seed: of the whole run.
         haystack: text to hide needles in.
         data: folder of the files that a benchmark publishes; None where the user has none.
+        one_layout: `layout` is the same in all samples of a task, as upstream has it.
     """
 
     task: str
@@ -37,10 +38,15 @@ class Making:
     seed: int
     haystack: Haystack
     data: Path | None = None
+    one_layout: bool = False
 
     def draw(self, what: str = "") -> random.Random:
         """Return randomness of this sample alone, the same each time it is asked for."""
         return random.Random(f"{self.seed}/{self.task}/{self.length}/{self.index}/{what}")
+
+    def layout(self, what: str) -> random.Random:
+        """Return randomness of where things stand: of this sample alone, or of all of them."""
+        return replace(self, index=0).draw(what) if self.one_layout else self.draw(what)
 
 
 @dataclass(frozen=True, kw_only=True)
