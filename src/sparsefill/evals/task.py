@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
@@ -24,6 +25,7 @@ class Making:
         index: number of the sample.
         seed: of the whole run.
         haystack: text to hide needles in.
+        data: folder of a benchmark's own files, for the tasks that need them.
     """
 
     task: str
@@ -32,6 +34,7 @@ class Making:
     index: int
     seed: int
     haystack: Haystack
+    data: Path | None = None
 
     def draw(self, what: str = "") -> random.Random:
         """Return randomness of this sample alone, the same each time it is asked for."""
