@@ -32,7 +32,7 @@ MAY_IMPORT = {  # arrows are transitive
     "search": {"attention", "profile", "metrics", "static"},
     "integrations": {"attention", "profile", "metrics", "cost", "static"},
     "attention": {"estimate", "kernels", "_checks"},
-    "estimate": {"index", "patterns", "abi", "gpu"},
+    "estimate": {"index", "patterns", "density", "abi", "gpu"},
     "kernels": {"index", "abi", "memory", "gpu"},
     "kernels.__init__": {"kernels", "_checks"},
     "cost": {"patterns"},
