@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefill import AShape, BlockTopK, Dense, FixedSlash, TriShape, VerticalSlash, estimate
-from sparsefill.cost import COSTS, break_even, dense_cost, dense_where_cheaper, sparse_cost
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    FixedSlash,
+    InfLLM,
+    Interleaved,
+    TriShape,
+    VerticalSlash,
+    estimate,
+)
+from sparsefill.cost import COSTS, Costs, break_even, dense_cost, dense_where_cheaper, sparse_cost
+from sparsefill.estimate import estimate_cells
 from sparsefill.patterns import Pattern
 from sparsefill.tile import TILE
 
@@ -19,7 +32,11 @@ PATTERNS = [
     VerticalSlash(verticals=500, slashes=200),
     FixedSlash(offsets=(0, 50, 300, 400, 1000), verticals=500),
     BlockTopK(blocks=8),
+    Interleaved(sink=64, even=512),
+    Interleaved(sink=64, even=256, odd=768),
+    InfLLM(sink=64, window=512, blocks=4),
 ]
+EACH_TILE = Costs(**{field.name: float(field.name == "tile") for field in fields(Costs)})
 
 
 @given(n=st.integers(1, 400), more=st.integers(0, 300))
@@ -54,14 +71,13 @@ def test_a_long_prompt_costs_far_less_than_dense(pattern: Pattern):
     assert sparse_cost(pattern, n, n, COSTS["cpu"]) < 0.1 * dense_cost(n, n)
 
 
-def test_static_patterns_are_predicted_as_they_are_kept():
+@pytest.mark.parametrize("n", [4096, 1024])
+@pytest.mark.parametrize("pattern", [PATTERNS[0], *PATTERNS[5:7]], ids=str)
+def test_static_patterns_are_predicted_as_they_are_kept(pattern: Pattern, n: int):
     """Without the constants, the prediction is the number of tiles and columns read."""
-    pattern = AShape(sink=64, window=512)
     q = torch.zeros(1, 1, 4096, 8)
-    kept = float(estimate(pattern, q, q).keys_read().sum()) / TILE
-    costs = COSTS["cpu"]
-    predicted = sparse_cost(pattern, 4096, 4096, costs) - costs.head - costs.row_block * 64
-    assert predicted == pytest.approx(costs.tile * kept, rel=0.05)
+    kept = float(estimate_cells(pattern, q[:, :, :n], q).keys_read().sum()) / TILE
+    assert sparse_cost(pattern, n, 4096, EACH_TILE) == pytest.approx(kept, rel=0.05)
 
 
 def test_each_head_is_chosen_for_itself():

@@ -190,7 +190,7 @@ def test_draw_refuses(pattern: str, out: str, why: str):
     assert_refused(run_cli("draw", pattern, "--tokens", 100, "--out", out), why)
 
 
-@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "dense"])
+@pytest.mark.parametrize("name", [n for n in PATTERNS if n not in ("dense", "interleaved")])
 @pytest.mark.parametrize("n", [64, 200, 700])
 def test_what_a_kernel_reads_holds_what_the_index_keeps(name: str, n: int):
     index = estimate(parse_pattern(SMALL[name]), *toy_head(n))
@@ -246,6 +246,10 @@ def test_tiles_and_columns_have_different_colours():
     for colour in (COLOURS["vertical-slash"], COLUMN_COLOUR):
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == wanted).all(-1).sum() > 2_000, colour
+
+
+def test_index_refuses_what_has_none():
+    assert_refused(run_cli("draw", "interleaved", "--indices"), "interleaved heads keep cells of")
 
 
 @pytest.mark.parametrize("out", ["out/index.pdf", "out/index"])

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from sparsefill import AShape, BlockTopK, Dense, InputError, Pattern, TriShape, VerticalSlash
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    InfLLM,
+    InputError,
+    Interleaved,
+    Pattern,
+    TriShape,
+    VerticalSlash,
+)
 from sparsefill.architecture import Architecture
 from sparsefill.draw import COLOURS
 from sparsefill.heatmap import (
@@ -55,6 +65,8 @@ def test_letters():
         (VerticalSlash(verticals=1, slashes=2), 130),  # the forced lines
         (VerticalSlash(verticals=40, slashes=200), 240),
         (BlockTopK(blocks=3, block=128), 384),
+        (Interleaved(sink=5, even=7, odd=5), 11),  # distances 0, 2, 4, 6 and 1, 3
+        (InfLLM(sink=5, window=100, blocks=3, block=64), 297),
     ],
     ids=repr,
 )

@@ -33,7 +33,7 @@ MAY_IMPORT = {  # arrows are transitive
     "integrations": {"attention", "profile", "metrics", "cost", "static", "reader"},
     "reader": {"profile"},
     "attention": {"estimate", "kernels", "_checks"},
-    "estimate": {"index", "patterns", "abi", "gpu"},
+    "estimate": {"index", "patterns", "density", "abi", "gpu"},
     "kernels": {"index", "abi", "memory", "gpu"},
     "kernels.__init__": {"kernels", "_checks"},
     "cost": {"patterns"},

@@ -14,13 +14,15 @@ from sparsefill import (
     BlockTopK,
     Dense,
     FixedSlash,
+    InfLLM,
+    Interleaved,
     Pattern,
     PatternError,
     TriShape,
     VerticalSlash,
 )
 from sparsefill.patterns import PATTERNS, from_dict, parse_pattern, to_dict
-from tests.support.strategies import patterns
+from tests.support.strategies import interleaved, patterns
 
 REFUSED: dict[str, tuple[Any, str]] = {  # what is wrong: the data, and what is said about it
     "negative": (
@@ -49,6 +51,14 @@ REFUSED: dict[str, tuple[Any, str]] = {  # what is wrong: the data, and what is 
     ),
     "no-blocks": ({"pattern": "block-topk", "blocks": 0}, "blocks must be .* 1, got 0"),
     "small-block": ({"pattern": "block-topk", "block": 32}, "block must be .* 64, got 32"),
+    "no-even": ({"pattern": "interleaved", "even": 0}, "Interleaved.even must be .* 1, got 0"),
+    "odd-negative": ({"pattern": "interleaved", "odd": -1}, "odd must be .* 0, got -1"),
+    "no-representative": ({"pattern": "infllm", "representatives": 0}, "must be .* 1, got 0"),
+    "no-query-scores": ({"pattern": "infllm", "every": 0}, "InfLLM.every must be .* 1, got 0"),
+    "odd-queries": (
+        {"pattern": "infllm", "queries": 500},
+        "InfLLM.queries must be a multiple of 64, got 500; pass queries=512",
+    ),
     "odd-block": (
         {"pattern": "block-topk", "block": 100},
         "multiple of 64, got 100; pass block=128",
@@ -107,6 +117,8 @@ def test_text_that_is_no_pattern_is_refused(text: str, message: str):
         ("vertical-slash:verticals=5,slashes=0", VerticalSlash(verticals=5, slashes=0)),
         ("block-topk:blocks=7,block=128", BlockTopK(blocks=7, block=128)),
         ("fixed-slash: offsets = 0", FixedSlash(offsets=(0,))),
+        ("interleaved:even=2048,odd=6144", Interleaved(sink=1024, even=2048, odd=6144)),
+        ("infllm:window=4096", InfLLM(sink=128, window=4096, blocks=16, block=128)),
         ("fixed-slash:offsets=0/64/900,sink=2", FixedSlash(offsets=(0, 64, 900), sink=2)),
     ],
 )
@@ -114,7 +126,7 @@ def test_text_is_read_as_people_type_it(text: str, pattern: Pattern):
     assert parse_pattern(text) == pattern
 
 
-@given(pattern=patterns())
+@given(pattern=patterns() | interleaved())
 def test_json_and_text_lose_nothing(pattern: Pattern):
     data = to_dict(pattern)
     assert from_dict(json.loads(json.dumps(data))) == pattern

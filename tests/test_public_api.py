@@ -12,7 +12,17 @@ import pytest
 import sparsefill
 
 SOURCE = Path(sparsefill.__file__).parent
-PATTERNS = {"AShape", "BlockTopK", "Dense", "FixedSlash", "Pattern", "TriShape", "VerticalSlash"}
+PATTERNS = {
+    "AShape",
+    "BlockTopK",
+    "Dense",
+    "FixedSlash",
+    "InfLLM",
+    "Interleaved",
+    "Pattern",
+    "TriShape",
+    "VerticalSlash",
+}
 ERRORS = {
     "InputError",
     "PatternError",

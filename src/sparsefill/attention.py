@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsefill._checks import check_finite, check_lengths, check_maths, check_qkv
-from sparsefill.estimate import estimate
+from sparsefill.estimate import Cells, estimate_cells
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName, attend_unchecked
 from sparsefill.patterns import Pattern
@@ -21,7 +23,7 @@ class Stages(NamedTuple):
     """What the stages made, and how long each took in seconds."""
 
     attended: Attended
-    sparse_index: SparseIndex
+    cells: Cells
     estimate_s: float
     attend_s: float
 
@@ -90,7 +92,7 @@ def attend_in_stages(
     backend: BackendName = "auto",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Stages:
-    """Do what `sparse_attention` does, and return the index, the LSE and the times.
+    """Do what `sparse_attention` does, and return the cells, the LSE and the times.
 
     Args:
         pattern: one for all query heads, one for each of them, or what an estimate gave for
@@ -106,10 +108,11 @@ def attend_in_stages(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_maths(scale, softcap)
     started = clock()
-    index = pattern
-    if not isinstance(index, SparseIndex):
-        index = estimate(
-            index,
+    if isinstance(pattern, SparseIndex):
+        cells = Cells(index=pattern)
+    else:
+        cells = estimate_cells(
+            pattern,
             q,
             k,
             scale=scale,
@@ -119,5 +122,50 @@ def attend_in_stages(
             backend=backend,
         )
     estimated = clock()
-    attended = attend_unchecked(q, k, v, index, scale=scale, softcap=softcap, backend=backend)
-    return Stages(attended, index, estimated - started, clock() - estimated)
+    attended = attend_cells(q, k, v, cells, scale=scale, softcap=softcap, backend=backend)
+    return Stages(attended, cells, estimated - started, clock() - estimated)
+
+
+def attend_cells(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    cells: Cells,
+    *,
+    scale: float,
+    softcap: float | None,
+    backend: BackendName,
+) -> Attended:
+    """Attend over all cells of a layer, on inputs that were checked already.
+
+    Parts of interleaved heads read every second query and key in place.
+    """
+    maths: dict[str, Any] = {"scale": scale, "softcap": softcap, "backend": backend}
+    whole = attend_unchecked(q, k, v, cells.index, **maths)
+    for (sequence, first), parts in groupby(cells.parts, lambda p: (p.sequence, p.rows.start)):
+        own, found = slice(sequence, sequence + 1), []
+        rows = slice(first, None, 2)
+        for part in parts:
+            rows = part.rows
+            keys = (own, slice(None), part.keys)
+            found.append(attend_unchecked(q[own, :, rows], k[keys], v[keys], part.index, **maths))
+        before = Attended(*(t[own, :, rows] for t in whole))
+        for to, merged in zip(before, merge_attended([before, *found]), strict=True):
+            to.copy_(merged)
+    return whole
+
+
+def merge_attended(parts: Sequence[Attended]) -> Attended:
+    """Join what the same queries found among disjoint keys, by the mass of each.
+
+    Example:
+        >>> one = Attended(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1))
+        >>> none = Attended(torch.zeros(1, 1, 1, 2), torch.tensor([[[-torch.inf]]]))
+        >>> merge_attended([one, Attended(one.out * 3, one.lse), none]).out
+        tensor([[[[2., 2.]]]])
+    """
+    lse = torch.stack([part.lse for part in parts]).logsumexp(0)
+    base = lse.masked_fill(lse == -torch.inf, 0)
+    out = sum(part.out * torch.exp(part.lse - base)[..., None] for part in parts)
+    assert isinstance(out, Tensor)
+    return Attended(out.to(parts[0].out.dtype), lse)

@@ -19,12 +19,17 @@ from sparsefill.patterns import (
     BlockTopK,
     Dense,
     FixedSlash,
+    InfLLM,
+    Interleaved,
     Pattern,
     TriShape,
     VerticalSlash,
 )
 from sparsefill.tile import TILE
 
+# Units of a tile that InfLLM scores by torch operations: a probe tile of the torch backend, times
+# what torch's dense attention takes of the compiled one. Less where dense is torch's, or on a GPU.
+SCORED_TILE = 12.0
 SLASHES_PER_TILE = 21.0  # kept slashes that share a tile: SmolLM2-135M, 8K tokens of a novel
 
 
@@ -90,6 +95,8 @@ def sparse_cost(pattern: Pattern, n: int, m: int, costs: Costs) -> float:
     """Predict what estimating and attending one head costs, before looking at any input."""
     if pattern == Dense():
         return dense_cost(n, m)
+    if isinstance(pattern, Interleaved):
+        return _interleaved_cost(pattern, n, m, costs)
     there = _tiles_there(n, m)
     tiles = float(np.minimum(_kept_tiles(pattern, there, m), there).sum())
     estimate = 0.0
@@ -99,7 +106,23 @@ def sparse_cost(pattern: Pattern, n: int, m: int, costs: Costs) -> float:
         rows = -(-n // pattern.block) + -(-m // pattern.block)
         pairs = dense_cost(n, m) * (TILE / pattern.block) ** 2
         estimate = costs.pooled_row * rows * pattern.block / TILE + costs.pooled_pair * pairs
+    elif isinstance(pattern, InfLLM):
+        scored = np.minimum(there, _window_tiles(pattern.window)).sum()
+        scored += min(n, pattern.window) * (m - n) / TILE**2 if m > n else 0
+        estimate = SCORED_TILE * scored / pattern.every + costs.pooled_row * n / TILE
     return costs.head + costs.row_block * len(there) + costs.tile * tiles + estimate
+
+
+def _interleaved_cost(pattern: Interleaved, n: int, m: int, costs: Costs) -> float:
+    """Predict four A-shapes on half of the queries and half of the keys, and their merging."""
+    there = _tiles_there(-(-n // 2), -(-m // 2))
+    tiles = 0.0
+    for window in ((pattern.even + 1) // 2, pattern.odd // 2):
+        kept = pattern.sink / 2 / TILE + (_window_tiles(window) if window else 0)
+        tiles += 2 * float(np.minimum(there, kept).sum())
+    # merging reads and writes the outputs some six times, as averaging reads rows once
+    merging = 6 * costs.pooled_row * n / TILE
+    return costs.head + 4 * costs.row_block * len(there) + costs.tile * tiles + merging
 
 
 def dense_where_cheaper(
@@ -175,6 +198,9 @@ def _kept_tiles(pattern: Pattern, there: np.ndarray, m: int) -> np.ndarray:
     if isinstance(pattern, FixedSlash):
         slashes = np.searchsorted(_tiles_of(pattern.offsets), there * TILE)
         return _with_columns(pattern, slashes, there, m)
+    if isinstance(pattern, InfLLM):
+        keys = pattern.sink + pattern.blocks * pattern.block
+        return np.full(len(there), keys / TILE + _window_tiles(pattern.window))
     assert isinstance(pattern, BlockTopK)
     return np.full(len(there), pattern.blocks * pattern.block / TILE)
 

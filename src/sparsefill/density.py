@@ -31,12 +31,13 @@ def density(index: SparseIndex) -> Float[Tensor, "b x"]:
         >>> density(estimate(AShape(), torch.ones(1, 1, 9, 8), torch.ones(1, 1, 9, 8))).item()
         1.0
     """
-    kept = count_cells(index)
+    return count_cells(index) / causal_cells(index).clamp(min=1)[:, None]
+
+
+def causal_cells(index: SparseIndex) -> Int64[Tensor, " b"]:
+    """Count the cells that dense attention computes in each sequence."""
     start = (index.key_lengths - index.query_lengths).long()
-    causal = _strip(
-        torch.zeros_like(start), start + index.query_lengths, start, index.query_lengths
-    )
-    return kept / causal.clamp(min=1)[:, None]
+    return _strip(torch.zeros_like(start), start + index.query_lengths, start, index.query_lengths)
 
 
 def count_cells(index: SparseIndex) -> Int64[Tensor, "b x"]:

@@ -22,6 +22,8 @@ COLOURS = {  # one per pattern, in figures, documents and the terminal
     "vertical-slash": "#d55e00",
     "fixed-slash": "#e69f00",
     "block-topk": "#cc79a7",
+    "interleaved": "#56b4e9",
+    "infllm": "#7b3294",
 }
 COLUMN_COLOUR = "#111827"  # of single key columns, beside tiles in their pattern's colour
 SHADES = " ░▒▓█"

@@ -7,7 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 from sparsefill.draw import COLOURS, check_ending, new_figure, save_figure
-from sparsefill.patterns import AShape, BlockTopK, FixedSlash, Pattern, TriShape, VerticalSlash
+from sparsefill.patterns import (
+    AShape,
+    BlockTopK,
+    FixedSlash,
+    InfLLM,
+    Interleaved,
+    Pattern,
+    TriShape,
+    VerticalSlash,
+)
 from sparsefill.profile import NOT_SEARCHED, Profile
 
 LETTERS = {  # one per pattern, for the terminal
@@ -17,6 +26,8 @@ LETTERS = {  # one per pattern, for the terminal
     "vertical-slash": "V",
     "fixed-slash": "F",
     "block-topk": "B",
+    "interleaved": "I",
+    "infllm": "L",
 }
 NUMBERED = 48  # layers or heads up to which a cell has room for its number
 FAINTEST = 0.3  # shade of the smallest budget: its colour must still be told
@@ -37,6 +48,10 @@ def budget(pattern: Pattern) -> int | None:
         return max(pattern.verticals, pattern.sink) + len(pattern.offsets)
     if isinstance(pattern, BlockTopK):
         return pattern.blocks * pattern.block
+    if isinstance(pattern, Interleaved):
+        return pattern.sink + (pattern.even + 1) // 2 + pattern.odd // 2
+    if isinstance(pattern, InfLLM):
+        return pattern.sink + pattern.window + pattern.blocks * pattern.block
     return None
 
 

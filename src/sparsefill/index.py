@@ -119,6 +119,16 @@ class SparseIndex:
                     f" {tensor.device}"
                 )
 
+    def to(self, device: torch.device) -> SparseIndex:
+        """Return this index with every tensor on a device."""
+        if device == self.device:
+            return self
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()
+        }
+        return SparseIndex(**moved)
+
     def contiguous(self) -> SparseIndex:
         """Return this index with every tensor contiguous."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

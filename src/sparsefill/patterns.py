@@ -37,6 +37,16 @@ def _require(pattern: object, least: dict[str, int]) -> None:
             )
 
 
+def _require_tiles(pattern: object, *names: str) -> None:
+    """Raise `PatternError` unless each named field is a whole number of tiles."""
+    for field in names:
+        if (value := getattr(pattern, field)) % TILE:
+            raise PatternError(
+                f"{type(pattern).__name__}.{field} must be a multiple of {TILE}, got {value};"
+                f" pass {field}={-(-value // TILE) * TILE}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dense:
     """Keep every causal cell.
@@ -201,17 +211,101 @@ class BlockTopK:
 
     def __post_init__(self) -> None:
         _require(self, {"blocks": 1, "block": TILE, "sink": 0, "window": 1})
-        if self.block % TILE:
-            raise PatternError(
-                f"BlockTopK.block must be a multiple of {TILE}, got {self.block};"
-                f" pass block={-(-self.block // TILE) * TILE}"
-            )
+        _require_tiles(self, "block")
 
 
-Pattern: TypeAlias = Union[Dense, AShape, TriShape, VerticalSlash, FixedSlash, BlockTopK]
+@dataclass(frozen=True, kw_only=True)
+class Interleaved:
+    """Keep the first keys, and even and odd distances up to a bound of their own each.
+
+    Two baselines of Jiang et al. 2024 (Table 3): StreamingLLM with a dilated window, every
+    second distance below 8192 (the defaults), and with a strided one,
+    `Interleaved(even=2048, odd=6144)`: every distance below 2048, every second one below 6144.
+    The dilated window of the original code holds the odd distances, so that its queries past
+    the first keys never see themselves; this one holds the even ones, 0 among them.
+
+    Queries and keys are split by the parity of their positions and attended to in four parts,
+    each an A-shape: parity is exact, and the bounds are rounded up to tiles of 64 keys of one
+    parity.
+
+    Args:
+        sink: how many first keys every query keeps.
+        even: distances below which a query keeps the even ones (itself included).
+        odd: distances below which it keeps the odd ones.
+
+    Example:
+        >>> Interleaved(sink=4, even=512).odd
+        0
+    """
+
+    name: ClassVar[str] = "interleaved"
+    sink: int = 1024
+    even: int = 8192
+    odd: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self, {"sink": 0, "even": 1, "odd": 0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfLLM:
+    """Keep the first keys, the nearest keys, and older blocks that their best keys speak for.
+
+    Xiao et al. 2024 (arXiv:2402.04617), with the budget that Jiang et al. 2024 give this
+    baseline. A key's score is the attention that it receives from the queries of the window
+    after it; the mean of a block's best keys represents it; a block of queries keeps the
+    blocks whose representatives match its mean query best, summed over all query heads of the
+    layer that have this pattern: they share one choice. Unlike in InfLLM's own code, keys keep
+    their positions: nothing is rotated again to a common distance.
+
+    Queries that are not at hand, those before a chunk, score nothing: older keys are scored by
+    the first `window` queries of the chunk.
+
+    Args:
+        sink: how many first keys every query keeps; blocks are counted from there on.
+        window: how many nearest keys (itself included) every query keeps.
+        blocks: how many older key blocks a block of queries keeps.
+        block: keys per block; a multiple of 64.
+        representatives: how many best keys represent a block.
+        queries: queries that choose together; a multiple of 64.
+        every: one query in so many scores keys, 1 for all of them.
+
+    Example:
+        >>> InfLLM(window=4096).blocks
+        16
+    """
+
+    name: ClassVar[str] = "infllm"
+    sink: int = 128
+    window: int = 8192
+    blocks: int = 16
+    block: int = 128
+    representatives: int = 4
+    queries: int = 512
+    every: int = 16
+
+    def __post_init__(self) -> None:
+        counts = {"sink": 0, "window": 1, "blocks": 1, "representatives": 1, "every": 1}
+        _require(self, {**counts, "block": TILE, "queries": TILE})
+        _require_tiles(self, "block", "queries")
+
+
+Pattern: TypeAlias = Union[
+    Dense, AShape, TriShape, VerticalSlash, FixedSlash, BlockTopK, Interleaved, InfLLM
+]
 
 PATTERNS: dict[str, type[Pattern]] = {
-    kind.name: kind for kind in (Dense, AShape, TriShape, VerticalSlash, FixedSlash, BlockTopK)
+    kind.name: kind
+    for kind in (
+        Dense,
+        AShape,
+        TriShape,
+        VerticalSlash,
+        FixedSlash,
+        BlockTopK,
+        Interleaved,
+        InfLLM,
+    )
 }
 
 

@@ -11,8 +11,11 @@ from sparsefill import (
     BlockTopK,
     Dense,
     FixedSlash,
+    InfLLM,
+    Interleaved,
     Pattern,
     TriShape,
+    UnsupportedError,
     VerticalSlash,
     native,
     prefill,
@@ -35,6 +38,7 @@ PATTERNS: dict[str, Pattern] = {
     "tri-shape": TriShape(sink=3, window=70, last=90),
     "fixed-slash": FixedSlash(offsets=(0, 64, 200), verticals=20),
     "dense": Dense(),
+    "interleaved": Interleaved(sink=5, even=150, odd=41),
 }
 BACKENDS = ["torch"] if native.library() is None else ["cpu", "torch"]
 POSITIONS = 5
@@ -180,3 +184,12 @@ def test_only_the_last_chunk_has_more_than_one_row_of_logits(order: str):
     by_engine(model, ids, AShape(sink=3, window=70), order=order)
     assert rows == [1] * (len(rows) - 1) + [POSITIONS]
     assert len(rows) > 1
+
+
+def test_a_choice_that_needs_all_queries_is_refused_by_layers():
+    model, ids = tiny_model("llama-3"), prompt(400)
+    pattern = InfLLM(sink=4, window=64, blocks=1, block=64, queries=64)
+    with pytest.raises(UnsupportedError, match="InfLLM scores keys by all queries"):
+        by_engine(model, ids, pattern)
+    read = by_engine(model, ids, pattern, order="chunks")
+    assert 0 < read.run.density < 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsefill import BlockTopK, InputError, VerticalSlash
+from sparsefill import BlockTopK, InputError, Interleaved, VerticalSlash
 from sparsefill.engine import plan as planning
 from sparsefill.engine.plan import CHUNKS, NAMES, ORDERS, plan_prefill
 from sparsefill.engine.store import POLICIES, ROOM
@@ -55,6 +55,15 @@ def test_indices_count():
     plain = plan_prefill(model, 1, TOKENS)
     for pattern in (VerticalSlash(), BlockTopK(blocks=100)):
         assert plan_prefill(model, 1, TOKENS, patterns=[pattern] * 8).index > plain.index == 0
+
+
+def test_parts_of_interleaved_heads_count():
+    model = tiny_model("llama-3")
+    plain, split = (
+        plan_prefill(model, 1, TOKENS, chunk=1024, patterns=own) for own in ([], [Interleaved()])
+    )
+    at_once = 16384 * 4 * 16 * 4  # bytes of the queries that attend together
+    assert split.transient - plain.transient == 3 * at_once
 
 
 def test_the_largest_chunk_that_fits_is_chosen():

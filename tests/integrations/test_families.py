@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsefill import AShape, BlockTopK, Dense, TriShape, VerticalSlash, native
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    InfLLM,
+    Interleaved,
+    TriShape,
+    VerticalSlash,
+    native,
+)
 from sparsefill.integrations.transformers import register, sparse_prefill
 from sparsefill.integrations.transformers.hook import COMPILED_FROM
 from tests.support.models import (
@@ -31,6 +40,8 @@ EVERYTHING = {
     "tri-shape": TriShape(sink=1, window=1, last=N),
     "vertical-slash": VerticalSlash(verticals=N, slashes=1),
     "block-topk": BlockTopK(blocks=N, block=128),
+    "interleaved": Interleaved(sink=0, even=N, odd=N),
+    "infllm": InfLLM(sink=0, window=64, blocks=N, block=64, queries=64),
 }
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsefill import AShape, BlockTopK, Dense, TriShape, VerticalSlash
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    InfLLM,
+    Interleaved,
+    TriShape,
+    VerticalSlash,
+)
 from sparsefill.integrations.transformers import architecture_of, sparse_prefill
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
@@ -31,6 +39,8 @@ PATTERNS: dict[str, Pattern | tuple[Pattern, ...]] = {
     "vertical-slash": VerticalSlash(verticals=12, slashes=12, probe=32, sink=4, window=8),
     "block-topk": BlockTopK(blocks=2),
 }
+PATTERNS["interleaved"] = Interleaved(sink=5, even=41, odd=20)
+PATTERNS["infllm"] = InfLLM(sink=4, window=40, blocks=1, block=64, queries=64, every=3)
 PATTERNS["mixed"] = tuple(PATTERNS[name] for name in list(PATTERNS)[-4:])  # type: ignore[misc]
 
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)

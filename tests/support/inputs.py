@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsefill import AShape, BlockTopK, Dense, FixedSlash, Pattern, TriShape, VerticalSlash
+from sparsefill import (
+    AShape,
+    BlockTopK,
+    Dense,
+    FixedSlash,
+    InfLLM,
+    Pattern,
+    TriShape,
+    VerticalSlash,
+)
 
 STRENGTH = 8.0  # what is planted scores 64 / sqrt(d) more than the rest: e**11 for d = 32
 
@@ -22,6 +31,7 @@ PATTERNS: dict[str, Pattern] = {  # sized for a few hundred tokens
     "fixed-slash": FixedSlash(offsets=(0, 20, 64, 150), verticals=9, probe=20, sink=2),
     "block-topk": BlockTopK(blocks=3),
     "block-topk-128": BlockTopK(blocks=2, block=128, sink=0),
+    "infllm": InfLLM(sink=2, window=9, blocks=1, block=64, representatives=2, queries=64, every=3),
 }
 
 

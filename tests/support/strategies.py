@@ -18,6 +18,8 @@ from sparsefill import (
     BlockTopK,
     Dense,
     FixedSlash,
+    InfLLM,
+    Interleaved,
     Pattern,
     SparseIndex,
     TriShape,
@@ -82,8 +84,15 @@ def shapes(draw: DrawFn, *, longest: int = 260, most_heads: int = 4) -> Shape:
     )
 
 
+def interleaved() -> st.SearchStrategy[Interleaved]:
+    """Draw the pattern that no index has."""
+    return st.builds(
+        Interleaved, sink=st.integers(0, 8), even=st.integers(1, 300), odd=st.integers(0, 300)
+    )
+
+
 def patterns() -> st.SearchStrategy[Pattern]:
-    """Draw any pattern, with budgets from too small to keep all of a short prompt."""
+    """Draw any pattern that an index has, with budgets from too small to keep a short prompt."""
     few, many = st.integers(0, 8), st.integers(1, 300)
     return st.one_of(
         st.just(Dense()),
@@ -110,6 +119,16 @@ def patterns() -> st.SearchStrategy[Pattern]:
             block=st.sampled_from([64, 128, 192]),
             sink=few,
             window=many,
+        ),
+        st.builds(
+            InfLLM,
+            sink=few,
+            window=many,
+            blocks=st.integers(1, 3),
+            block=st.sampled_from([64, 128]),
+            representatives=st.integers(1, 70),
+            queries=st.sampled_from([64, 128]),
+            every=st.integers(1, 20),
         ),
     )
 

@@ -24,7 +24,8 @@ MethodOption = Annotated[
     str,
     typer.Option(
         help="minference (a profile: per-head patterns), dense, or one pattern for all heads,"
-        " such as a-shape, tri-shape, vertical-slash, block-topk or a-shape:sink=64,window=512"
+        " such as a-shape, tri-shape, vertical-slash, block-topk, interleaved, infllm or"
+        " a-shape:sink=64,window=512"
     ),
 ]
 

@@ -20,9 +20,8 @@ from sparsefill.draw import (
     toy_head,
 )
 from sparsefill.errors import InputError
-from sparsefill.estimate import estimate
+from sparsefill.estimate import estimate, estimate_cells
 from sparsefill.heatmap import LETTERS, describe, draw_heatmap, draw_letters, summarise
-from sparsefill.metrics import density
 from sparsefill.patterns import parse_pattern
 from sparsefill.profile import Profile
 
@@ -32,6 +31,8 @@ SMALL = {  # what to draw when no parameters are given: the defaults are for 100
     "vertical-slash": "vertical-slash:verticals=48,slashes=24,sink=8,window=8",
     "fixed-slash": "fixed-slash:verticals=48,sink=8,offsets=0/64/256/512/640",
     "block-topk": "block-topk:blocks=4",
+    "interleaved": "interleaved:sink=48,even=512,odd=64",
+    "infllm": "infllm:sink=64,window=64,blocks=2,block=64,queries=64,every=1",
 }
 TOKENS = 1024  # drawn length, unless another is asked for
 # For an index: long enough for slashes far apart, and so few columns that each shows.
@@ -101,10 +102,10 @@ def draw_pattern(console: Console, text: str, *, tokens: int, out: Path | None) 
     """Draw a pattern's cells on the toy head, in the terminal or into a file."""
     pattern = parse_pattern(SMALL.get(text, text))
     q, k = toy_head(tokens)
-    index = estimate(pattern, q, k)
-    kept = density(index).item()
+    cells = estimate_cells(pattern, q, k)
+    kept = cells.density().item()
     title = f"{pattern}: density {kept:.0%} at {tokens} tokens"
-    mask = index.to_mask()[0, 0]
+    mask = cells.to_mask()[0, 0]
     if out is None:
         console.print(title)
         console.print(

@@ -9,9 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sparsefill.draw import Panel, draw_figure
-from sparsefill.estimate import estimate
+from sparsefill.estimate import estimate_cells
 from sparsefill.integrations.transformers import Shown, show_layers
-from sparsefill.metrics import density
 from sparsefill.patterns import Dense
 from sparsefill.profile import Profile
 
@@ -32,21 +31,20 @@ def draw_heads(
     def look(shown: Shown) -> None:
         q, k, layer = shown.q, shown.k, shown.layer
         maths = {"scale": shown.scale, "softcap": shown.softcap}
-        index = estimate(profile[layer], q, k, **maths)
-        kept = density(index)[0].tolist()
+        cells = estimate_cells(profile[layer], q, k, **maths)
+        kept, masks = cells.density()[0].tolist(), cells.to_mask()[0].cpu()
         group = q.shape[1] // k.shape[1]
         for head, pattern in enumerate(profile[layer]):
             best = panels.setdefault(pattern.name, [])
             if isinstance(pattern, Dense) or (len(best) == HEADS and kept[head] >= best[-1][0]):
                 continue
-            own = estimate(pattern, q[:, [head]], k[:, [head // group]], **maths)
-            weights = _attention(q[0, head], k[0, head // group], **maths)
-            mask = own.to_mask()[0, 0]
+            weights = _attention(q[0, head], k[0, head // group], **maths).cpu()
+            mask = masks[head]
             title = (
                 f"layer {layer}, head {head}: {pattern.name}\n"
                 f"density {kept[head]:.0%}, recall {float((weights * mask).sum(-1).mean()):.1%}"
             )
-            panel = Panel(title=title, pattern=pattern.name, mask=mask.cpu(), weights=weights.cpu())
+            panel = Panel(title=title, pattern=pattern.name, mask=mask, weights=weights)
             best.append((kept[head], panel))
             best.sort(key=lambda pair: pair[0])
             del best[HEADS:]

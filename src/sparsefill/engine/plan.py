@@ -21,7 +21,7 @@ from sparsefill.engine.chunks import ATTENDING, chunks_of
 from sparsefill.engine.store import POLICIES, ROOM
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers.run import architecture_of
-from sparsefill.patterns import BlockTopK, Pattern
+from sparsefill.patterns import BlockTopK, Interleaved, Pattern
 from sparsefill.tile import TILE
 
 ORDERS = ("layers", "chunks")
@@ -228,6 +228,7 @@ class _Sizes:
     logits: int
     weights: int
     index: int
+    merging: int  # outputs of parts and their sums, where heads are interleaved
     process: int
 
     @classmethod
@@ -278,6 +279,10 @@ class _Sizes:
             logits=b * logits_to_keep * config.vocab_size * item,
             weights=weights,
             index=_index_bytes(b, tokens, shape.heads, patterns, shape.layers, item),
+            # of half of the queries: three outputs, and three products of them in float32
+            merging=shape.heads * d * 3 * (item + wide) // 2
+            if any(isinstance(own, Interleaved) for own in patterns)
+            else 0,
             process=_process_bytes(weights) if on_host else 0,
         )
 
@@ -316,6 +321,7 @@ class _Sizes:
         )
         attending = self.index + together * 2 * self.queries + (SCRATCH if self.on_host else 0)
         attending += together * self.queries if together > widest else 0
+        attending += together * self.merging
         waiting = held * (self.hidden + self.queries + self.fused)
         freed = 0
         if self.on_host and widest * self.hidden < MAPPED:

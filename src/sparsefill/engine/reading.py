@@ -32,11 +32,11 @@ from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
 from sparsefill.engine.store import KVStore
 from sparsefill.engine.whole import LayerAttention, SideBySide, least_chunk
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import attention_layers, sparse_prefill
 from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
-from sparsefill.patterns import BlockTopK, Pattern
+from sparsefill.patterns import BlockTopK, InfLLM, Interleaved, Pattern
 from sparsefill.profile import Profile
 from sparsefill.tile import TILE
 
@@ -109,9 +109,14 @@ def read(
         run = stack.enter_context(opened)
         stack.enter_context(torch.inference_mode())
         every = [own for layer in run.profile.layers for own in layer]
+        if request.order == "layers" and any(isinstance(own, InfLLM) for own in every):
+            raise UnsupportedError(
+                "InfLLM scores keys by all queries after them, got order='layers', which brings"
+                " them in parts; use sparse_prefill, or order='chunks' for a choice per chunk"
+            )
         cut = {
             "least": max(least_chunk(every), request.logits_to_keep),
-            "step": math.lcm(*(p.block for p in every if isinstance(p, BlockTopK)), TILE),
+            "step": math.lcm(*map(_step, every), TILE),
         }
         plan = plan_prefill(
             model,
@@ -166,6 +171,13 @@ def _check(model: nn.Module, ids: Tensor) -> None:
             "the model must be in evaluation mode, got one in training mode (its caches and"
             " dropout differ); call model.eval()"
         )
+
+
+def _step(pattern: Pattern) -> int:
+    """Return how many queries a chunk holds a multiple of, for the cells of one piece."""
+    if isinstance(pattern, Interleaved):
+        return 2 * TILE  # row blocks of one parity
+    return pattern.block if isinstance(pattern, BlockTopK) else TILE
 
 
 def _silent(done: int, total: int) -> None:

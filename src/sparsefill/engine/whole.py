@@ -1,9 +1,10 @@
 """The attention of a layer to a whole prompt, one chunk of queries after another.
 
-The cells are those that the whole prompt in one piece would get. There are two kinds of heads:
+The cells are those that the whole prompt in one piece would get. There are three kinds of heads:
 
 lines          columns and diagonals: estimated once, from the last queries of the prompt, and
                cut to each chunk
+interleaved    split by parity, chunk by chunk: nothing is estimated
 by row block   estimated for the chunks at hand, whose row blocks are their own: block top-k; and
                tri-shapes, which are A-shapes but for the last queries
 """
@@ -18,17 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsefill._checks import check_finite, check_qkv
-from sparsefill.attention import attend_in_stages
-from sparsefill.density import density
+from sparsefill.attention import attend_cells, attend_in_stages
 from sparsefill.engine.lockstep import AtAttention, stop
-from sparsefill.estimate import estimate_parts, merge_heads
+from sparsefill.estimate import Cells, estimate_parts, merge_cells
 from sparsefill.estimate.merge import Part
-from sparsefill.index import SparseIndex
 from sparsefill.integrations.transformers.hook import Call, attend_densely
 from sparsefill.integrations.transformers.run import LayerCall, layer_of
-from sparsefill.kernels import attend_unchecked
 from sparsefill.metrics import recall
-from sparsefill.patterns import AShape, BlockTopK, Dense, Pattern, TriShape
+from sparsefill.patterns import AShape, BlockTopK, Dense, Interleaved, Pattern, TriShape
 from sparsefill.static import cut_to
 from sparsefill.tile import TILE, sample_row_blocks
 
@@ -58,14 +56,18 @@ class LayerAttention:
         self.estimate_s = self.attend_s = self.recall_s = 0.0
         self._samples = sample_row_blocks(last.k.shape[2], recall_samples)
         self._recall: list[Float[Tensor, "b h rows"]] = []
-        self._cells = 0.0
+        self._causal = 0.0
         self._kept: Float[Tensor, "b h"] | None = None
         self._clock = last.run.clock(last.q.device)
         started = self._clock()
         patterns: dict[int, Pattern] = dict(enumerate(last.path.patterns))
-        lines = {head: own for head, own in patterns.items() if not _by_row_block(own)}
-        self._lines = self._estimate(lines, last)
+        self._interleaved = {
+            head: own for head, own in patterns.items() if isinstance(own, Interleaved)
+        }
         self._others = {head: own for head, own in patterns.items() if _by_row_block(own)}
+        apart = self._interleaved.keys() | self._others.keys()
+        lines = {head: own for head, own in patterns.items() if head not in apart}
+        self._lines = self._estimate(lines, last)
         self.estimate_s += self._clock() - started
 
     def _estimate(self, patterns: Mapping[int, Pattern], call: Call) -> list[Part]:
@@ -105,13 +107,13 @@ class LayerAttention:
             out = attend_densely(call)
             self.attend_s += self._clock() - started
             return out
-        index = self._index(call, is_last=is_last)
+        cells = self._cells_of(call, is_last=is_last)
         estimated = self._clock()
-        attended = attend_unchecked(
+        attended = attend_cells(
             call.q,
             call.k,
             call.v,
-            index,
+            cells,
             scale=call.scale,
             softcap=call.softcap,
             backend=call.run.backend,
@@ -123,10 +125,10 @@ class LayerAttention:
             self._measure_recall(call, attended.lse)
             self.recall_s += self._clock() - done
         if call.run.record:
-            cells = n * (m - n) + n * (n + 1) / 2
-            kept = density(index) * cells
+            causal = n * (m - n) + n * (n + 1) / 2
+            kept = cells.density() * causal
             self._kept = kept if self._kept is None else self._kept + kept
-            self._cells += cells
+            self._causal += causal
         return call.back(attended.out)
 
     def _measure_recall(self, call: Call, lse: Float[Tensor, "b h n"]) -> None:
@@ -148,14 +150,14 @@ class LayerAttention:
             )
             self._recall.append(recall(lse[:, :, rows], dense.attended.lse))
 
-    def _index(self, call: Call, *, is_last: bool) -> SparseIndex:
+    def _cells_of(self, call: Call, *, is_last: bool) -> Cells:
         sizes = {"n": call.q.shape[2], "m": call.k.shape[2], **call.lengths()}
         parts = [(heads, cut_to(index, **sizes)) for heads, index in self._lines]
         others = self._others
         if not is_last:
             others = {head: _before_the_last(own) for head, own in others.items()}
         parts += self._estimate(others, call)
-        return merge_heads(parts, call.q.shape[1])
+        return merge_cells(parts, self._interleaved, call.q.shape[1], **sizes)
 
     def note(self) -> None:
         """Tell the run what the layer did."""
@@ -169,7 +171,7 @@ class LayerAttention:
                 backend=self.last.path.backend,
                 estimate_s=self.estimate_s,
                 attention_s=self.attend_s,
-                density=None if self._kept is None else self._kept / self._cells,
+                density=None if self._kept is None else self._kept / self._causal,
                 recall=torch.cat(self._recall, dim=-1) if self._recall else None,
                 recall_s=self.recall_s,
             )

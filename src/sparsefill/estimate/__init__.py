@@ -11,21 +11,41 @@ from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from sparsefill import abi, gpu
 from sparsefill.errors import InputError, ShapeError, UnsupportedError
-from sparsefill.estimate import a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash
+from sparsefill.estimate import (
+    a_shape,
+    block_topk,
+    dense,
+    fixed_slash,
+    infllm,
+    interleaved,
+    tri_shape,
+    vertical_slash,
+)
+from sparsefill.estimate.cells import Cells
 from sparsefill.estimate.heads import EstimateKernels, Heads, estimate_heads
-from sparsefill.estimate.merge import Part, merge_heads
+from sparsefill.estimate.interleaved import parity_parts
+from sparsefill.estimate.merge import Part, merge_heads, no_cells
 from sparsefill.index import SparseIndex
-from sparsefill.patterns import Pattern
+from sparsefill.patterns import InfLLM, Interleaved, Pattern
 
-__all__ = ["estimate", "estimate_parts", "merge_heads"]
+__all__ = ["Cells", "estimate", "estimate_cells", "estimate_parts", "merge_cells"]
 
 # importing registers them
-FAMILIES = (a_shape, block_topk, dense, fixed_slash, tri_shape, vertical_slash)
+FAMILIES = (
+    a_shape,
+    block_topk,
+    dense,
+    fixed_slash,
+    infllm,
+    interleaved,
+    tri_shape,
+    vertical_slash,
+)
 
 BACKENDS = (
     "auto",
@@ -64,7 +84,8 @@ def estimate(
             operations; "triton", "cpu" (or "cpu-<instruction set>") and "torch" ask for one.
 
     Raises:
-        UnsupportedError: the kernels that were asked for cannot serve.
+        UnsupportedError: the kernels that were asked for cannot serve, or a head is
+            interleaved, which takes more than an index.
 
     Example:
         >>> from sparsefill import AShape
@@ -72,15 +93,8 @@ def estimate(
         >>> estimate(AShape(sink=1, window=1), q, q).slash_tiles.tolist()
         [[[0], [0]]]
     """
-    h = q.shape[1]
-    patterns = list(pattern) if isinstance(pattern, Sequence) else [pattern] * h
-    if len(patterns) != h:
-        raise ShapeError(
-            f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
-            " pass one pattern for all heads or a sequence of h"
-        )
     parts = estimate_parts(
-        dict(enumerate(patterns)),
+        _by_head(pattern, q.shape[1]),
         q,
         k,
         scale=scale,
@@ -89,7 +103,92 @@ def estimate(
         key_lengths=key_lengths,
         backend=backend,
     )
-    return parts[0][1] if len(parts) == 1 else merge_heads(parts, h)
+    return parts[0][1] if len(parts) == 1 else merge_heads(parts, q.shape[1])
+
+
+def estimate_cells(
+    pattern: Pattern | Sequence[Pattern],
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_lengths: Int[Tensor, " b"] | None = None,
+    key_lengths: Int[Tensor, " b"] | None = None,
+    backend: str = "auto",
+) -> Cells:
+    """Do what `estimate` does, for interleaved heads too.
+
+    Example:
+        >>> q = torch.randn(1, 1, 4, 8)
+        >>> estimate_cells(Interleaved(sink=0), q, q).to_mask()[0, 0].int()
+        tensor([[1, 0, 0, 0],
+                [0, 1, 0, 0],
+                [1, 0, 1, 0],
+                [0, 1, 0, 1]], dtype=torch.int32)
+    """
+    patterns = _by_head(pattern, q.shape[1])
+    interleaved = {head: own for head, own in patterns.items() if isinstance(own, Interleaved)}
+    parts = estimate_parts(
+        {head: own for head, own in patterns.items() if head not in interleaved},
+        q,
+        k,
+        scale=scale,
+        softcap=softcap,
+        query_lengths=query_lengths,
+        key_lengths=key_lengths,
+        backend=backend,
+    )
+    full = torch.ones(q.shape[0], dtype=torch.int32, device=q.device)
+    return merge_cells(
+        parts,
+        interleaved,
+        q.shape[1],
+        n=q.shape[2],
+        m=k.shape[2],
+        query_lengths=full * q.shape[2] if query_lengths is None else query_lengths.int(),
+        key_lengths=full * k.shape[2] if key_lengths is None else key_lengths.int(),
+    )
+
+
+def merge_cells(
+    parts: Sequence[Part],
+    interleaved: Mapping[int, Interleaved],
+    h: int,
+    *,
+    n: int,
+    m: int,
+    query_lengths: Int32[Tensor, " b"],
+    key_lengths: Int32[Tensor, " b"],
+) -> Cells:
+    """Join what was estimated with what interleaved heads keep.
+
+    Args:
+        parts: as `merge_heads` has them.
+        interleaved: patterns of the other heads, by query head.
+        h: query heads of the layer.
+    """
+    lengths = {"query_lengths": query_lengths, "key_lengths": key_lengths}
+    if not parts:
+        index = no_cells(h, n=n, m=m, **lengths)
+    elif len(parts) == 1 and not interleaved:
+        index = parts[0][1]
+    else:
+        index = merge_heads(parts, h)
+    if not interleaved:
+        return Cells(index=index)
+    return Cells(index=index, parts=tuple(parity_parts(interleaved, h, **lengths)))
+
+
+def _by_head(pattern: Pattern | Sequence[Pattern], h: int) -> dict[int, Pattern]:
+    """Give each query head its pattern."""
+    patterns = list(pattern) if isinstance(pattern, Sequence) else [pattern] * h
+    if len(patterns) != h:
+        raise ShapeError(
+            f"expected one pattern per query head, got {len(patterns)} patterns for h={h};"
+            " pass one pattern for all heads or a sequence of h"
+        )
+    return dict(enumerate(patterns))
 
 
 def estimate_parts(
@@ -115,7 +214,9 @@ def estimate_parts(
     keys = full * k.shape[2] if key_lengths is None else key_lengths.int().contiguous()
     families: dict[object, list[int]] = {}
     for head, own in patterns.items():  # heads that can be estimated together
-        families.setdefault((type(own), getattr(own, "block", None)), []).append(head)
+        shared = isinstance(own, InfLLM)  # heads of this very pattern choose together
+        family = own if shared else (type(own), getattr(own, "block", None))
+        families.setdefault(family, []).append(head)
     parts = []
     for members in families.values():
         heads = Heads(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int32
 from torch import Tensor
 
 from sparsefill.index import SparseIndex
@@ -13,11 +14,28 @@ from sparsefill.index import SparseIndex
 Part = tuple[Tensor, SparseIndex]  # query heads, and their index
 
 
+def no_cells(
+    h: int, *, n: int, m: int, query_lengths: Int32[Tensor, " b"], key_lengths: Int32[Tensor, " b"]
+) -> SparseIndex:
+    """Return the index of `h` heads that keep nothing."""
+    counts = query_lengths.new_zeros(len(query_lengths), h)
+    return SparseIndex(
+        n=n,
+        m=m,
+        query_lengths=query_lengths,
+        key_lengths=key_lengths,
+        slash_counts=counts,
+        slash_tiles=counts[..., None],
+        column_counts=counts,
+        column_indices=counts[..., None],
+    )
+
+
 def merge_heads(parts: Sequence[Part], h: int) -> SparseIndex:
     """Join indices of disjoint heads into one index of `h` heads.
 
     Args:
-        parts: the heads of each index, and the index.
+        parts: the heads of each index, and the index; heads in none of them keep nothing.
     """
     like = parts[0][1]
     slash = torch.zeros(like.b, h, max(p.slash_tiles.shape[-1] for _, p in parts))

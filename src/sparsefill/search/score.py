@@ -14,9 +14,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sparsefill.attention import attend_in_stages
+from sparsefill.estimate import Cells
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName
-from sparsefill.metrics import density, recall
+from sparsefill.metrics import recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.search.space import dense_keys
 
@@ -83,13 +84,13 @@ def score_layer(
     for candidate in candidates:
         if candidate in known:
             continue
-        attended, index = _attend(layer, candidate, backend)
+        attended, cells = _attend(layer, candidate, backend)
         missed = attended.out[0].float() - dense.out[0]
         squares = missed.mT @ missed  # (h, d, d)
         missed_energy = squares.diagonal(dim1=1, dim2=2).sum(-1)
         known[candidate] = {
-            "cost": index.keys_read()[0] / dense_keys(layer.tokens),
-            "density": density(index)[0],
+            "cost": cells.keys_read()[0] / dense_keys(layer.tokens),
+            "density": cells.density()[0],
             "lost": (1 - recall(attended.lse, dense.lse)[0].mean(-1)).clamp(min=0),
             "error": (missed_energy / head_energy.clamp(min=1e-30)).sqrt(),
             "added": (gram * squares).sum((-1, -2)).clamp(min=0) / layer_energy,
@@ -100,7 +101,7 @@ def score_layer(
 
 def _attend(
     layer: Layer, pattern: Dense | Candidate, backend: BackendName
-) -> tuple[Attended, SparseIndex]:
+) -> tuple[Attended, Cells]:
     stages = attend_in_stages(
         layer.q,
         layer.k,
@@ -110,7 +111,7 @@ def _attend(
         softcap=layer.softcap,
         backend=backend,
     )
-    return stages.attended, stages.sparse_index
+    return stages.attended, stages.cells
 
 
 def _layer_energy(layer: Layer, out: Float[Tensor, "h n d"]) -> Float[Tensor, ""]:

@@ -34,7 +34,7 @@ from sparsefill.integrations.transformers.run import (
 )
 from sparsefill.kernels import attend_unchecked, choose_backend
 from sparsefill.kernels.dense import dense_attention
-from sparsefill.metrics import density, recall
+from sparsefill.metrics import recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import default_profile
 from sparsefill.tile import TILE
@@ -258,7 +258,7 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
     call.note(
         estimate_s=stages.estimate_s,
         attention_s=stages.attend_s,
-        density=density(stages.sparse_index) if run.record else None,
+        density=stages.cells.density() if run.record else None,
         recall=kept,
         recall_s=recall_s,
     )
