@@ -1,0 +1,127 @@
+"""Tasks that ask no question: how a model goes on with a text, and what it expects of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from sparsefill.evals.fidelity import compare_rows, first_divergence, summarise
+from sparsefill.evals.filler import opening, read_filler, rotation
+from sparsefill.evals.prompter import Prompter
+from sparsefill.evals.task import Making, Outcome
+from sparsefill.evals.tasks.copying import make_copying, mean_score, score_continuation
+from sparsefill.evals.tasks.perplexity import by_position, cut_windows, read_out
+from sparsefill.reader import Method, Reader
+
+Measure = Callable[[Reader, Method], Outcome]
+POSITIONS = 256  # last positions whose predictions are compared
+GREEDY = 32  # tokens of the answers that are compared
+EDGES = tuple(1024 << step for step in range(11))  # positions between which losses are averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyingTask:
+    """Lists of words hidden in a text, gone on with: the score is the share of right words."""
+
+    name: str
+
+    def prepare(self, making: Making) -> Measure:
+        """Make a text with lists; one prefill of it serves all of them."""
+        sample = make_copying(making)
+        asked = [([*own.cue, *own.expected], len(own.expected)) for own in sample.continuations]
+
+        def measure(reader: Reader, method: Method) -> Outcome:
+            followed, prefill = reader.follow(method, sample.context, asked)
+            scores = [
+                score_continuation(own, told.losses, told.right)
+                for own, told in zip(sample.continuations, followed, strict=True)
+            ]
+            mean = mean_score(scores)
+            values = {"nll": mean.nll, "right_tokens": mean.tokens}
+            for own, score in zip(sample.continuations, scores, strict=True):
+                values[f"nll_at_{own.depth_percent}"] = score.nll
+            return Outcome(
+                tokens=len(sample.context),
+                prefill=prefill,
+                score=mean.words,
+                values=values,
+                recipe=sample.recipe,
+            )
+
+        return measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityTask:
+    """Windows of a text, every token of which is predicted from those before it."""
+
+    name: str
+
+    def prepare(self, making: Making) -> Measure:
+        """Take the window of the sample's number."""
+        texts = [making.haystack]
+        window = cut_windows(texts, making.prompter, making.length, making.index + 1)[-1]
+
+        def measure(reader: Reader, method: Method) -> Outcome:
+            losses, prefill = reader.losses(method, window.ids)
+            told = read_out([losses])
+            edges = [0, *(edge for edge in EDGES if edge < len(losses)), len(losses)]
+            values = {
+                "nll": told.whole.nll,
+                "perplexity": told.whole.perplexity,
+                "nll_of_last_4096": told.last.nll,
+            }
+            for last, part in zip(edges[1:], by_position([losses], edges), strict=True):
+                if part is not None:
+                    values[f"nll_to_{last}"] = part.nll
+            return Outcome(
+                tokens=len(window.ids),
+                prefill=prefill,
+                values=values,
+                recipe={"text": window.text, "start": window.start},
+            )
+
+        return measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityTask:
+    """A text read by full attention and by a method: what both predict at its end."""
+
+    name: str
+
+    def prepare(self, making: Making) -> Measure:
+        """Take tokens of the haystack, and those that follow the ones compared."""
+        prompter = Prompter(tokenizer=making.prompter.tokenizer)
+        marker = opening(prompter)
+        offset = rotation(making.haystack, making.index, making.seed)
+        filler = read_filler(prompter, making.haystack, offset, making.length - len(marker))
+        ids = [*marker, *filler.ids]
+        positions = min(POSITIONS, len(ids) - 1)
+        # the last position's token is not known: the text ends there
+        following = torch.tensor([*ids[len(ids) - positions + 1 :], -1])
+
+        def measure(reader: Reader, method: Method) -> Outcome:
+            told = reader.compare(method, ids, positions=positions, new_tokens=GREEDY)
+            whole = summarise(compare_rows(told.full, told.sparse))
+            known = summarise(compare_rows(told.full[:-1], told.sparse[:-1], following[:-1]))
+            apart = first_divergence(told.full_answer, told.answer)
+            values = {
+                **{name: own for name, own in asdict(whole).items() if own is not None},
+                "delta_p_rms": known.delta_p_rms,
+                "perplexity_ratio": known.perplexity_ratio,
+                "same_greedy_tokens": float(len(told.answer) if apart is None else apart),
+            }
+            return Outcome(
+                tokens=len(ids),
+                prefill=told.prefill,
+                answer=prompter.decode(told.answer),
+                references=(prompter.decode(told.full_answer),),
+                values={name: float(own) for name, own in values.items() if own is not None},
+                recipe={"offset": filler.offset, "passes": filler.passes},
+                new_tokens=len(told.answer),
+            )
+
+        return measure

@@ -1,0 +1,106 @@
+"""Intervals hold the truth as often as they say; known tests give known numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsefill.errors import InputError
+from sparsefill.evals import statistics
+from sparsefill.evals.statistics import mcnemar, mean_interval, paired_difference
+
+SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+@given(SCORES)
+def test_without_a_difference_there_is_none(scores: list[float]):
+    found = paired_difference(scores, scores, resamples=50)
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    assert found.samples == len(scores)
+
+
+@given(SCORES, st.randoms(use_true_random=False))
+def test_an_interval_lies_around_its_mean_and_turns_with_the_sides(scores, draw):
+    others = [draw.random() for _ in scores]
+    found = paired_difference(scores, others, resamples=100)
+    assert found.low - 1e-9 <= found.high
+    turned = paired_difference(others, scores, resamples=100)
+    assert (turned.mean, turned.low, turned.high) == pytest.approx(
+        (-found.mean, -found.high, -found.low), abs=1e-12
+    )
+
+
+def test_the_bootstrap_of_two_samples_is_known():
+    """Means of two draws from 0 and 1: 0, 0.5 and 1 in shares of 1, 2 and 1 quarters."""
+    wide = paired_difference([0, 1], [0, 0], confidence=0.95)
+    narrow = paired_difference([0, 1], [0, 0], confidence=0.4)
+    assert (wide.mean, wide.low, wide.high) == (0.5, 0, 1)
+    assert (narrow.low, narrow.high) == (0.5, 0.5)
+
+
+def test_intervals_hold_the_true_difference_as_often_as_they_say():
+    draw = np.random.default_rng(0)
+    held = 0
+    for seed in range(400):
+        difference = draw.exponential(1.0, 40)  # skewed, of mean 1
+        found = paired_difference(difference, np.zeros(40), resamples=400, seed=seed)
+        held += found.low <= 1 <= found.high
+    assert 0.90 <= held / 400 <= 0.97
+
+
+def test_pairs_tell_apart_what_two_means_do_not():
+    draw = np.random.default_rng(1)
+    hard = draw.random(60)
+    better = hard + 0.02 + 0.01 * draw.standard_normal(60)
+    paired, one, other = (
+        paired_difference(better, hard),
+        mean_interval(better),
+        mean_interval(hard),
+    )
+    assert 0 < paired.low < 0.02 < paired.high < 0.03
+    assert one.low < other.high
+
+
+def test_the_seed_decides_and_memory_does_not(monkeypatch: pytest.MonkeyPatch):
+    draw = np.random.default_rng(2)
+    scores, baseline = draw.random((2, 37))
+    whole = paired_difference(scores, baseline, seed=3)
+    assert whole == paired_difference(scores, baseline, seed=3)
+    assert whole != paired_difference(scores, baseline, seed=4)
+    monkeypatch.setattr(statistics, "MAX_DRAWS", 1000)
+    assert whole == paired_difference(scores, baseline, seed=3)
+
+
+@pytest.mark.parametrize(("each", "points"), [(25, 3.9), (80, 2.2), (200, 1.4), (500, 0.9)])
+def test_an_unpaired_mean_of_thirteen_tasks_is_known_to_a_few_points(each: int, points: float):
+    right = round(0.85 * 13 * each)
+    found = mean_interval([1.0] * right + [0.0] * (13 * each - right))
+    assert 50 * (found.high - found.low) == pytest.approx(points, abs=0.05)
+
+
+def test_mcnemar_is_the_binomial_tail():
+    assert mcnemar([1] * 9 + [0], [0] * 9 + [1]) == pytest.approx(22 / 1024)
+    assert mcnemar([0] * 9 + [1], [1] * 9 + [0]) == pytest.approx(22 / 1024)
+    assert mcnemar([1, 0, 1], [1, 0, 1]) == 1
+    assert mcnemar([1, 0], [0, 1]) == 1
+    padded = [1] * 9 + [0] + [1] * 500
+    assert mcnemar(padded, [0] * 9 + [1] + [1] * 500) == pytest.approx(22 / 1024)
+    assert 0 < mcnemar([1] * 3000, [0] * 3000) < 1e-300 or mcnemar([1] * 3000, [0] * 3000) == 0
+
+
+def test_what_cannot_be_told_is_refused():
+    for scores, baseline, why in (
+        ([], [], "one finite number"),
+        ([1.0, np.nan], [1.0, 1.0], "one finite number"),
+        ([1.0], [1.0, 0.0], "same samples, got 1 and 2"),
+    ):
+        with pytest.raises(InputError, match=why):
+            paired_difference(scores, baseline)
+    with pytest.raises(InputError, match="0 or 1"):
+        mcnemar([0.5], [1.0])
+    with pytest.raises(InputError, match="two samples or more"):
+        mean_interval([1.0])
+    with pytest.raises(InputError, match="between 0 and 1"):
+        paired_difference([1.0], [0.0], confidence=95.0)
