@@ -27,7 +27,7 @@ MAY_IMPORT = {  # arrows are transitive
         "atomic",
         "data",
     },
-    "evals": {"attention", "profile", "metrics"},
+    "evals": {"attention", "profile", "metrics", "atomic", "strict_json", "data"},
     "engine": {"integrations", "strict_json", "atomic"},
     "search": {"attention", "profile", "metrics", "static"},
     "integrations": {"attention", "profile", "metrics", "cost", "static"},
