@@ -377,6 +377,17 @@ def test_needles_are_mapped_by_length_and_depth(tmp_path: Path, page: str):
     assert f"8K, 50 %: {score:.0f}" in walk(page).text["title"]
 
 
+def test_a_method_without_needles_has_no_map(tmp_path: Path):
+    depth = {"recipe": {"depth_percent": 50}}
+    rows = [row("needle/classic", 4096, index, "full", **depth) for index in range(2)]
+    rows.append(row("ruler/vt", 4096, 0, "a-shape"))
+    figures = [name for name in report(tmp_path, rows) if name.startswith("figures/")]
+    assert figures == [
+        "figures/needle-needle-classic-full.svg",
+        "figures/needle-paper-needle-classic-full.svg",
+    ]
+
+
 def test_colours_are_the_papers_and_can_be_told_by_lightness():
     assert [shade(value, 0, 100, PAPER) for value in (0, 50, 100)] == [
         "#f0496e",

@@ -93,7 +93,7 @@ def times_of(row: Row, *, slower: float = 1.0) -> Times:
     """Make up a row's times."""
     speed = {"full": 1.0, "minference": 0.5, "a-shape": 0.25}.get(row.method, 1.0)
     ttft = slower * speed * row.length / 1000 * (1 + 0.01 * row.index)
-    key = row.key._asdict()
+    key = vars(row.key)
     return Times(**key, ttft_s=ttft, attention_s=0.6 * ttft, estimate_s=0.1 * ttft, decode_s=None)
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sparsefill.errors import InputError
 from sparsefill.evals.fields import Fields
@@ -30,7 +30,8 @@ SETTINGS = (  # must agree between runs whose samples are compared
 Line = TypeVar("Line", "Row", "Times")
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Key:
     """Which sample, read by which method; sorts by task, then length."""
 
     task: str
@@ -133,8 +134,13 @@ class Times:
             InputError: something is missing, unknown or of the wrong kind.
         """
         found = Fields(data, source=source)
-        names = ("ttft_s", "attention_s", "estimate_s", "decode_s")
-        times = cls(**_key_fields(found), **{name: found.number(name) for name in names})
+        times = cls(
+            **_key_fields(found),
+            ttft_s=found.number("ttft_s"),
+            attention_s=found.number("attention_s"),
+            estimate_s=found.number("estimate_s"),
+            decode_s=found.number("decode_s"),
+        )
         found.end()
         return times
 

@@ -92,10 +92,12 @@ def _truncation(recipes: Iterator[Mapping[str, Any]]) -> str:
 
 
 def _decode(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    said = {name: _json(how["decode"]) for name, how in sorted(methods.items()) if "decode" in how}
-    return (
-        "; ".join(f"{name}: {how}" for name, how in said.items()) or "dense: sparse in prefill only"
-    )
+    said = [
+        f"{name}: {_json(how['decode'])}"
+        for name, how in sorted(methods.items())
+        if "decode" in how
+    ]
+    return "; ".join([*said, "dense unless a method says otherwise: sparse in prefill only"])
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

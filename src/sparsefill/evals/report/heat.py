@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from sparsefill.evals.report.figure import Figure, label, num, width_of
 from sparsefill.evals.report.markup import Markup, element
 
 WIDEST, TALLEST = 720, 380  # of the cells together
+WIDE, TALL = 32.0, 26.0  # the largest cell
 ROOM_FOR_TEXT = 26  # width of a cell from which its number is written into it
 LEFT, TOP, BOTTOM, RIGHT = 62, 40, 76, 20
 STEPS = 24  # of the bar that tells what colours mean
@@ -39,8 +41,8 @@ class HeatMap:
 
     def draw(self) -> Figure:
         """Draw it."""
-        width = min(46.0, WIDEST / len(self.columns))
-        height = min(26.0, TALLEST / len(self.rows))
+        width = min(WIDE, WIDEST / len(self.columns))
+        height = min(TALL, TALLEST / len(self.rows))
         whole = width * len(self.columns), height * len(self.rows)
         cells = [
             part
@@ -99,13 +101,14 @@ class HeatMap:
 
     def _labels(self, width: float, height: float) -> list[Markup]:
         bottom = TOP + height * len(self.rows)
-        every = max(1, -(-46 // int(max(width, 1))))  # so that labels do not touch
+        longest = max(width_of(text, size=10) for text in self.columns) + 6
+        every = math.ceil(longest / width)  # so that labels do not touch
         found = [
             label(LEFT + (place + 0.5) * width, bottom + 14, text, size=10)
             for place, text in enumerate(self.columns)
             if place % every == 0
         ]
-        every = max(1, -(-12 // int(max(height, 1))))
+        every = math.ceil(12 / height)
         found += [
             label(LEFT - 6, TOP + (place + 0.5) * height + 3.5, text, size=10, anchor="end")
             for place, text in enumerate(self.rows)

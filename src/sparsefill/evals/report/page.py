@@ -25,6 +25,7 @@ from sparsefill.evals.report.summary import Summary
 from sparsefill.evals.report.tables import (
     cost_table,
     difference_table,
+    mean_difference_table,
     mean_table,
     score_table,
     scored_tasks,
@@ -32,6 +33,7 @@ from sparsefill.evals.report.tables import (
 )
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is loaded, nothing runs
+PERPLEXITY = {"nll", "nll_tokens"}  # values that are shown as perplexity
 NOTE = (
     "Scores are from 0 to 100. Brackets hold 95 % bootstrap intervals over samples; differences"
     " are paired, sample by sample, and coloured where their interval leaves zero out. An interval"
@@ -80,7 +82,7 @@ class Page:
             f" tokens by {', '.join(summary.methods)}."
         )
 
-    def _sections(self) -> Iterator[tuple[str, list[Child]]]:
+    def _sections(self) -> Iterator[tuple[str, Sequence[Child]]]:
         summary = self.summary
         groups = groups_of(summary)
         yield "Scores", list(self._scores(groups))
@@ -88,7 +90,7 @@ class Page:
         if summary.against is None:
             yield "Differences", [element("p", "Full attention was not run: nothing to compare.")]
         elif summary.others and scored:
-            yield "Differences", [difference_table(summary, groups, scored)]
+            yield "Differences", list(self._differences(groups))
         needles = needle_tasks(summary)
         if needles:
             yield "Needles", [part for task in needles for part in self._needles(task)]
@@ -110,7 +112,7 @@ class Page:
         yield element("p", NOTE, class_="note")
         uneven = _uneven(summary)
         if uneven:
-            yield element("p", f"Methods have not read the same samples: {uneven}.", class_="worse")
+            yield element("p", f"Methods have not read the same samples: {uneven}.", class_="note")
         if groups:
             yield mean_table(summary, groups)
             yield self._show(score_curves(summary, groups))
@@ -120,6 +122,15 @@ class Page:
                 yield element("h3", family)
                 yield score_table(summary, family, scored)
                 yield self._fold(f"{family}: curves of each task", task_curves(summary, scored))
+
+    def _differences(self, groups: Sequence[Group]) -> Iterator[Child]:
+        summary = self.summary
+        if groups:
+            yield mean_difference_table(summary, groups)
+        for family, tasks in families(summary).items():
+            scored = scored_tasks(summary, tasks)
+            if scored:
+                yield difference_table(summary, family, scored)
 
     def _needles(self, task: str) -> Iterator[Child]:
         yield element("h3", task)
@@ -137,7 +148,7 @@ class Page:
     def _values(self) -> Iterator[Child]:
         summary = self.summary
         cells = summary.cells.values()
-        for name in sorted({name for cell in cells for name in cell.values} - {"nll"}):
+        for name in sorted({name for cell in cells for name in cell.values} - PERPLEXITY):
             tasks = [
                 task
                 for task in summary.tasks
@@ -177,14 +188,17 @@ def _section(title: str, content: Sequence[Child]) -> Markup:
 
 def _uneven(summary: Summary) -> str:
     """Name where methods have different samples; empty where none do."""
-    found = []
+    found: list[str] = []
     for task in summary.tasks:
+        uneven = []
         for length in summary.lengths(task):
             cells = [summary.cell(task, length, method) for method in summary.methods]
             read = {frozenset(row.index for row in cell.rows) if cell else None for cell in cells}
             if len(read) > 1:
-                found.append(f"{task} at {words.length(length)}")
-    return ", ".join(found)
+                uneven.append(words.length(length))
+        if uneven:
+            found.append(f"{task} at {', '.join(uneven)}")
+    return "; ".join(found)
 
 
 def _anchor(title: str) -> str:

@@ -121,6 +121,8 @@ def needle_maps(summary: Summary, task: str) -> Iterator[tuple[str, list[Figure]
     """Yield for each method its maps: for all eyes, in the paper's colours, and the change."""
     for method in summary.methods:
         scores, changes, total = _depths(summary, task, method)
+        if not scores:
+            continue
         mean = mean_of(score for found in scores.values() for score in found)
         title = f"{task}, {method}: mean {words.points(mean)} of {total} samples"
         maps = [
@@ -160,7 +162,8 @@ def perplexity(cell: Cell) -> float | None:
 
 def relative(difference: Interval) -> Interval:
     """Turn a difference of mean NLL into a change of perplexity, as a share."""
-    return Interval(*(math.expm1(value) for value in difference[:3]), difference.n)
+    mean, low, high = map(math.expm1, difference[:3])
+    return Interval(mean, low, high, difference.n)
 
 
 def _curves(
@@ -244,17 +247,13 @@ def _depth_map(
         (lengths.index(length), depths.index(depth)): PERCENT * sum(scores) / len(scores)
         for (length, depth), scores in found.items()
     }
-    worst = min(values, key=lambda place: (values[place], place), default=None)
-    said = "no samples"
-    if worst is not None:
-        said = (
-            f"lowest {values[worst]:.0f} at {words.length(lengths[worst[0]])},"
-            f" depth {depths[worst[1]]:g} %"
-        )
+    worst = min(values, key=lambda place: (values[place], place))
+    said = "Mean score by prompt length and depth of the needle"
+    where = f"{words.length(lengths[worst[0]])}, depth {depths[worst[1]]:g} %"
     return HeatMap(
         name=name,
         title=title,
-        description=f"Mean score by prompt length and depth of the needle; {said}.",
+        description=f"{said}; lowest {values[worst]:.0f} at {where}.",
         columns=[words.length(length) for length in lengths],
         rows=[f"{depth:g} %" for depth in depths],
         values=values,

@@ -32,7 +32,7 @@ th, td {
   border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; text-align: left;
   vertical-align: top;
 }
-td { min-width: 3.5rem; overflow-wrap: anywhere; max-width: 48rem; }
+td { min-width: 3.5rem; overflow-wrap: break-word; max-width: 48rem; }
 thead th { color: var(--faint); font-weight: 600; }
 tbody th { font-weight: 500; white-space: nowrap; }
 small { display: block; color: var(--faint); font-size: .78rem; white-space: nowrap; }

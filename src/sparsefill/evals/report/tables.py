@@ -87,21 +87,27 @@ def score_table(summary: Summary, family: str, tasks: Sequence[str]) -> Markup:
     )
 
 
-def difference_table(summary: Summary, groups: Sequence[Group], tasks: Sequence[str]) -> Markup:
-    """Write differences to the compared method, sample by sample."""
+def mean_difference_table(summary: Summary, groups: Sequence[Group]) -> Markup:
+    """Write how means over tasks differ from the compared method's, on the samples of both."""
     lines: list[Line] = []
     for group in groups:
         for length in summary.lengths(*group.tasks):
             found = [group_difference(summary, group, length, m) for m in summary.others]
             if any(found):
                 lines.append((group.title, words.length(length), *map(change, found)))
+    caption = f"Means over tasks, paired difference to {summary.against}, in points"
+    return table(caption, ("mean", "length", *summary.others), lines, labels=2)
+
+
+def difference_table(summary: Summary, family: str, tasks: Sequence[str]) -> Markup:
+    """Write differences to the compared method, sample by sample."""
 
     def of(cell: Cell | None) -> Child:
         return change(cell.difference if cell else None)
 
-    lines += _lines(summary, tasks, summary.others, of)
-    caption = f"Paired difference to {summary.against}, in points, with 95 % intervals and pairs"
-    return table(caption, ("task or mean", "length", *summary.others), lines, labels=2)
+    caption = f"{family}: paired difference to {summary.against}, in points"
+    lines = _lines(summary, tasks, summary.others, of)
+    return table(caption, ("task", "length", *summary.others), lines, labels=2)
 
 
 def value_table(summary: Summary, name: str, tasks: Sequence[str]) -> Markup:
@@ -115,7 +121,7 @@ def value_table(summary: Summary, name: str, tasks: Sequence[str]) -> Markup:
         if other is not None:
             signed = words.number(other.mean, digits=4, sign=True)
             ends = words.spread(other, scale=1.0, digits=4)
-            parts.append(_small(f"{signed} {ends} to {summary.against}"))
+            parts += [_small(f"{signed} to {summary.against}"), _small(ends)]
         return parts
 
     return table(
