@@ -404,4 +404,38 @@ def evaluate(
                 device=device,
                 trust_remote_code=trust_remote_code,
             ),
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="folders of evaluation runs, put together", metavar="DIR..."),
+    ],
+    out: Annotated[Path, typer.Option(help="folder for report.html, summary.csv and figures")],
+    against: Annotated[
+        str | None, typer.Option(help="compare methods with this one; full attention if left out")
+    ] = None,
+    times: Annotated[
+        bool,
+        typer.Option(
+            "--times/--no-times",
+            help="tell times; without them, reports of equal runs are the same byte for byte",
+        ),
+    ] = True,
+    answers: Annotated[
+        int, typer.Option(min=0, help="samples of each task and length whose answers are shown")
+    ] = 25,
+) -> None:
+    """Make one page, figures and CSV of evaluation runs."""
+    from sparsefill.cli.report import run_report
+
+    with clear_errors():
+        run_report(
+            Console(markup=False),
+            folders,
+            out=out,
+            against=against,
+            times=times,
+            answers=answers,
         )
