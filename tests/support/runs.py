@@ -18,6 +18,7 @@ BAD = "</script><img src=x onerror=alert(1)>\x00\x1b[31m & \"quoted\" 'too' </pr
 MANIFEST_OF_ALL = Manifest(
     tasks=("ruler", "needle/minference", "perplexity"),
     model="made-up/model",
+    weights="cd" * 32,
     template="chat",
     seed=42,
     samples=4,
@@ -28,13 +29,13 @@ MANIFEST_OF_ALL = Manifest(
         "minference": {"profile": "made-up", "decode": "dense"},
     },
     haystack={"name": "two novels", "sha256": "ab" * 32, "words": 200_000},
-    new_tokens_rules="official",
+    rules="official",
     dtype="bfloat16",
     device="cpu",
     backend="cpu",
     min_length=None,
+    recall=True,
     environment={"versions": {"python": "3.12", "torch": "2.13"}, "cpu": "made-up", "threads": 2},
-    config_hash="0123abcd",
 )
 
 

@@ -365,6 +365,9 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="folder of the files that benchmarks publish")
     ] = None,
+    rules: Annotated[
+        str, typer.Option(help="of InfiniteBench: official, or minference, those of its copy")
+    ] = "official",
     seed: Annotated[int, typer.Option(min=0, help="of the samples")] = 42,
     recall: Annotated[
         bool, typer.Option("--recall", help="also measure the attention mass kept (slow)")
@@ -396,6 +399,7 @@ def evaluate(
                 template=template,
                 haystack=haystack,
                 data=data,
+                rules=rules,
                 seed=seed,
                 recall=recall,
                 min_length=min_length,
@@ -404,6 +408,7 @@ def evaluate(
                 device=device,
                 trust_remote_code=trust_remote_code,
             ),
+        )
 
 
 @app.command()

@@ -18,9 +18,10 @@ from sparsefill.cli.inputs import ModelOptions, load_to_read, resolve_device
 from sparsefill.environment import describe_environment, fast_bfloat16
 from sparsefill.errors import InputError
 from sparsefill.evals.haystack import load_haystack
-from sparsefill.evals.ledger import Key, Ledger
+from sparsefill.evals.ledger import Ledger
 from sparsefill.evals.methods import FULL, method_of
 from sparsefill.evals.prompter import Prompter
+from sparsefill.evals.results import Key, Manifest
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.task import Making, Outcome
 from sparsefill.evals.tasks import tasks_of
@@ -49,6 +50,7 @@ class Request(ModelOptions):
     seed: int = 42
     haystack: Path | None = None
     data: Path | None = None
+    rules: str = "official"
     dtype: str = "auto"
     min_length: int = 1
     recall: bool = False
@@ -56,7 +58,7 @@ class Request(ModelOptions):
 
 def run_eval(console: Console, request: Request) -> None:
     """Measure every sample by every method that the folder lacks, and show the means."""
-    tasks, left_out = tasks_of(request.tasks, data=request.data)
+    tasks, left_out = tasks_of(request.tasks, data=request.data, rules=request.rules)
     haystack = load_haystack(request.haystack)
     given = None if request.profile is None else Profile.load(request.profile)
     for name in left_out:
@@ -70,26 +72,25 @@ def run_eval(console: Console, request: Request) -> None:
     lengths = sorted(set(request.lengths))
     _warn_of_length(console, loaded, lengths[-1])
     plan = Plan(tasks=tasks, methods=methods, lengths=lengths, samples=request.samples)
-    ledger = Ledger(
-        request.out,
-        {
-            "tasks": [task.name for task in tasks],
-            "methods": {method.name: method.describe() for method in methods},
-            "lengths": lengths,
-            "samples": request.samples,
-            "model": loaded.name,
-            "weights": weights_sha256(loaded.model),
-            "template": request.template,
-            "seed": request.seed,
-            "haystack": haystack.provenance(),
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device,
-            "backend": request.backend,
-            "min_length": request.min_length,
-            "recall": request.recall,
-            "environment": describe_environment(),
-        },
+    manifest = Manifest(
+        tasks=tuple(task.name for task in tasks),
+        model=loaded.name,
+        weights=weights_sha256(loaded.model),
+        template=request.template,
+        seed=request.seed,
+        samples=request.samples,
+        lengths=tuple(lengths),
+        methods={method.name: method.describe() for method in methods},
+        haystack=haystack.provenance(),
+        rules=request.rules,
+        dtype=str(dtype).removeprefix("torch."),
+        device=device,
+        backend=request.backend,
+        min_length=request.min_length,
+        recall=request.recall,
+        environment=describe_environment(),
     )
+    ledger = Ledger(request.out, manifest)
     reader = TransformersReader(
         model=loaded.model,
         backend=request.backend,
@@ -109,6 +110,10 @@ def run_eval(console: Console, request: Request) -> None:
             data=request.data,
         )
 
+    with console.status("making a sample of each task"):  # what cannot be made fails here
+        for task in tasks:
+            for length in {lengths[0], lengths[-1]}:
+                task.prepare(making(task.name, length, request.samples - 1))
     with _Watch(console, plan) as watch:
         run(plan, reader, making, ledger, watch.note)
     console.print(watch.table())

@@ -29,15 +29,14 @@ class Fields:
         value = self._take(name)
         return self._must(value, isinstance(value, str), name, "text")
 
-    def texts(self, name: str, *, alone: bool = False) -> list[str]:
-        """Return a list of texts.
-
-        Args:
-            alone: a text that stands alone is a list of one.
-        """
+    def truth(self, name: str) -> bool:
+        """Return true or false."""
         value = self._take(name)
-        if alone and isinstance(value, str):
-            return [value]
+        return self._must(value, isinstance(value, bool), name, "true or false")
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of texts."""
+        value = self._take(name)
         right = isinstance(value, list) and all(isinstance(item, str) for item in value)
         return self._must(value, right, name, "a list of texts")
 

@@ -121,7 +121,7 @@ class FidelityTask:
                 references=(prompter.decode(told.full_answer),),
                 values={name: float(own) for name, own in values.items() if own is not None},
                 recipe={"offset": filler.offset, "passes": filler.passes},
-                new_tokens=len(told.answer),
+                new_tokens=GREEDY,
             )
 
         return measure

@@ -7,7 +7,7 @@ All read the prompt by the same kernels and decode densely. Settings are those o
 from __future__ import annotations
 
 from sparsefill.errors import InputError
-from sparsefill.patterns import AShape, Dense, Pattern, parse_pattern
+from sparsefill.patterns import AShape, Dense, InfLLM, Interleaved, Pattern, parse_pattern
 from sparsefill.profile import Profile
 from sparsefill.reader import Method
 
@@ -17,6 +17,9 @@ FULL = "full"
 PATTERNS: dict[str, Pattern] = {
     FULL: Dense(),
     "streaming-llm": AShape(sink=1024, window=4096),
+    "dilated": Interleaved(sink=1024, even=8192, odd=0),
+    "strided": Interleaved(sink=1024, even=2048, odd=6144),
+    "infllm": InfLLM(sink=128, window=8192),
 }
 
 

@@ -7,6 +7,7 @@ resumed leaves the same rows as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +24,7 @@ SETTINGS = (  # must agree between runs whose samples are compared
     "template",
     "seed",
     "haystack",
-    "new_tokens_rules",
+    "rules",
     "dtype",
     "min_length",
 )
@@ -150,36 +151,45 @@ class Manifest:
     """What was run, and where.
 
     Args:
-        tasks: names of tasks, or of a family of them.
+        tasks: names of tasks.
+        weights: of the model: a hash.
         samples: of each task and length.
         methods: how each is set, by name.
-        new_tokens_rules: whose limits on answers hold.
+        rules: whose limits on answers and whose scores hold.
         min_length: keys below which methods stay dense; None where each decides.
+        recall: whether it was measured.
         environment: versions and machine.
-        config_hash: of all that decides the rows.
     """
 
     tasks: tuple[str, ...]
     model: str
+    weights: str
     template: str
     seed: int
     samples: int
     lengths: tuple[int, ...]
     methods: dict[str, dict[str, Any]]
     haystack: dict[str, Any]
-    new_tokens_rules: str
+    rules: str
     dtype: str
     device: str
     backend: str
     min_length: int | None
+    recall: bool
     environment: dict[str, Any]
-    config_hash: str
 
     def as_data(self) -> dict[str, Any]:
         """Describe it as `manifest.json` does."""
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         tasks, lengths = list(data.pop("tasks")), list(data.pop("lengths"))
-        return {"schema": SCHEMA, "task": tasks, "lengths": lengths, **data}
+        return {"schema": SCHEMA, "tasks": tasks, "lengths": lengths, **data}
+
+    @property
+    def config_hash(self) -> str:
+        """Tell apart what decides rows: everything but the environment."""
+        data = self.as_data()
+        del data["environment"]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
     def parse(cls, data: Any, *, source: str) -> Manifest:
@@ -196,21 +206,22 @@ class Manifest:
                 " sparsefill that ran it"
             )
         manifest = cls(
-            tasks=tuple(found.texts("task", alone=True)),
+            tasks=tuple(found.texts("tasks")),
             model=found.text("model"),
+            weights=found.text("weights"),
             template=found.text("template"),
             seed=found.whole("seed", least=None),
             samples=found.whole("samples"),
             lengths=tuple(found.wholes("lengths")),
             methods=found.mappings("methods"),
             haystack=found.mapping("haystack"),
-            new_tokens_rules=found.text("new_tokens_rules"),
+            rules=found.text("rules"),
             dtype=found.text("dtype"),
             device=found.text("device"),
             backend=found.text("backend"),
             min_length=found.whole("min_length") if found.given("min_length") else None,
+            recall=found.truth("recall"),
             environment=found.mapping("environment"),
-            config_hash=found.text("config_hash"),
         )
         found.end()
         return manifest
@@ -333,7 +344,7 @@ def merge_runs(runs: Iterable[Run]) -> Results:
         InputError: runs of several models; the same task by other settings, the same method set
             otherwise, or the same sample with another content.
     """
-    ordered = tuple(sorted(runs, key=lambda run: (run.manifest.config_hash, run.name)))
+    ordered = tuple(sorted(runs, key=lambda run: (run.name, run.manifest.config_hash)))
     for place, run in enumerate(ordered):
         for other in ordered[:place]:
             _check_together(other, run)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sparsefill.evals.ledger import Key, Ledger
+from sparsefill.evals.ledger import Ledger
+from sparsefill.evals.results import Key
 from sparsefill.evals.task import Making, Measurable, Outcome
 from sparsefill.reader import Method, Reader
 
@@ -32,7 +33,7 @@ class Plan:
         The methods of a sample follow each other: a run that is stopped has pairs to compare.
         """
         return [
-            Key(method.name, task.name, length, index)
+            Key(task=task.name, length=length, index=index, method=method.name)
             for length in self.lengths
             for index in range(self.samples)
             for task in self.tasks

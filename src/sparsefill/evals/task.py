@@ -61,7 +61,7 @@ class Outcome:
         references: what it should have said.
         values: further figures, by name.
         recipe: whatever rebuilds the sample.
-        new_tokens: of the answer.
+        new_tokens: the most tokens of an answer.
         decode_s: seconds spent on them.
     """
 
@@ -123,7 +123,7 @@ class Task:
                 answer=answer,
                 references=sample.references,
                 recipe=sample.recipe,
-                new_tokens=len(answered.tokens),
+                new_tokens=sample.new_tokens,
                 decode_s=answered.decode_s,
             )
 

@@ -68,7 +68,7 @@ def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
     yield "tokenizer", f"of {manifest.model}"
     yield "template", f"{manifest.template}: {PREFIX.get(manifest.template, UNSAID)}"
     yield "seed", str(manifest.seed)
-    yield "limits on answers", manifest.new_tokens_rules
+    yield "rules of scores and of limits on answers", manifest.rules
     yield "haystack", _json(manifest.haystack)
     yield "sentence splitter", str(manifest.haystack.get("splitter", UNSAID))
     yield "truncation", _truncation(row.recipe for row in rows)

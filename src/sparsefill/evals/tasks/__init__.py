@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from sparsefill.errors import InputError
+from sparsefill.evals.kinds import CopyingTask, FidelityTask, PerplexityTask
 from sparsefill.evals.task import Measurable
+from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
+from sparsefill.evals.tasks.needle import NEEDLE
+from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER
 
-FAMILIES = {  # family: (module, the name of its tasks there)
-    "ruler": ("ruler", "RULER"),
-    "infinitebench": ("infinitebench", "INFINITEBENCH"),
-    "needle": ("needle", "NEEDLE"),
-    "copying": ("copying", "COPYING"),
-    "perplexity": ("perplexity", "PERPLEXITY"),
-    "fidelity": ("fidelity", "FIDELITY"),
-}
+RULES = ("official", "minference")
 
 
-def family(name: str) -> dict[str, Measurable]:
-    """Return the tasks of a family, by name.
+def families(rules: str = "official") -> dict[str, dict[str, Measurable]]:
+    """Return all tasks, by family and name.
+
+    Args:
+        rules: of InfiniteBench's scores and the length of its answers: `official`, or those of
+            MInference's copy.
 
     Raises:
-        InputError: no such family.
+        InputError: there are no such rules.
     """
-    if name not in FAMILIES:
-        raise InputError(f"there are no tasks {name!r}; use {', '.join(FAMILIES)}, or one of them")
-    module, tasks = FAMILIES[name]
-    return {task.name: task for task in getattr(import_module(f"{__name__}.{module}"), tasks)}
+    others = (
+        CopyingTask(name="copying/word_lists"),
+        PerplexityTask(name="perplexity/windows"),
+        FidelityTask(name="fidelity/last_positions"),
+    )
+    return {
+        "ruler": {**RULER, QA_SYNTHETIC.name: QA_SYNTHETIC},
+        "infinitebench": {**infinitebench_tasks(rules=rules, limits=rules)},
+        "needle": {**NEEDLE},
+        **{task.name.partition("/")[0]: {task.name: task} for task in others},
+    }
 
 
-def tasks_of(names: Sequence[str], *, data: Path | None) -> tuple[list[Measurable], list[str]]:
+def tasks_of(
+    names: Sequence[str], *, data: Path | None = None, rules: str = "official"
+) -> tuple[list[Measurable], list[str]]:
     """Find tasks by `family/task`, or all of a family.
 
     Returns:
@@ -41,13 +50,15 @@ def tasks_of(names: Sequence[str], *, data: Path | None) -> tuple[list[Measurabl
     Raises:
         InputError: no such task, or one that was named needs files.
     """
+    every = families(rules)
     found: dict[str, Measurable] = {}
     left_out = []
     for name in names:
-        every = family(name.partition("/")[0])
-        if "/" in name and name not in every:
-            raise InputError(f"there is no task {name!r}; use one of {', '.join(every)}")
-        for task in [every[name]] if "/" in name else every.values():
+        own = every.get(name.partition("/")[0], {})
+        if not own or ("/" in name and name not in own):
+            known = ", ".join(own or every)
+            raise InputError(f"there is no task {name!r}; use one of {known}")
+        for task in [own[name]] if "/" in name else own.values():
             if data is None and not getattr(task, "offline", True):
                 if "/" in name:
                     raise InputError(
