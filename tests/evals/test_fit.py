@@ -37,4 +37,19 @@ def test_little_more_than_the_prompt_itself_is_tokenized():
         return tokenized[-1]
 
     assert fit_units(tokens_of, 1_000_000) == 41_661
-    assert sum(tokenized) < 6 * 1_000_000
+    assert sum(tokenized) < 4 * 1_000_000
+
+
+def test_a_few_free_tokens_may_be_enough():
+    tokenized: list[int] = []
+
+    def tokens_of(units: int) -> int:
+        tokenized.append(100 + 9 * units + units // 7)
+        return tokenized[-1]
+
+    exact = fit_units(tokens_of, 100_000)
+    tries = len(tokenized)
+    found = fit_units(tokens_of, 100_000, enough=200)
+    assert len(tokenized) - tries < tries
+    assert found <= exact
+    assert 100_000 - 200 < tokens_of(found) <= 100_000

@@ -42,8 +42,8 @@ def test_the_two_means_differ_by_the_questions_about_documents():
 
 
 def test_scores_are_percent_with_two_decimals():
-    assert task_score([1, 1, 0]) == 66.67
-    assert task_score([0.25, 1]) == 62.5
+    assert task_score([1.0, 1.0, 0.0]) == 66.67
+    assert task_score([0.25, 1.0]) == 62.5
 
 
 def test_empty_answers_are_counted():

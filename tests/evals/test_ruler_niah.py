@@ -18,8 +18,10 @@ NEEDLE = re.compile(r"One of the special magic (number|uuid)s for (\S+|\S+ \S+) 
 ESSAY = ["single_2", "single_3", "multikey_1", "multivalue", "multiquery"]
 
 
-def niah(name: str, length: int = 4096, index: int = 0, **options: bool) -> Sample:
-    return make(RULER[f"ruler/niah_{name.removeprefix('niah_')}"], length, index, **options)
+def niah(name: str, length: int = 4096, index: int = 0, *, one_layout: bool = False) -> Sample:
+    return make(
+        RULER[f"ruler/niah_{name.removeprefix('niah_')}"], length, index, one_layout=one_layout
+    )
 
 
 def needles(sample: Sample) -> list[tuple[str, str, str]]:

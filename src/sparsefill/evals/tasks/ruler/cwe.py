@@ -33,7 +33,7 @@ def numbered(words: Sequence[str]) -> str:
     return " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))
 
 
-def repeated(words: Sequence[str], often: int, seldom: int, draw: random.Random) -> str:
+def repeated(words: list[str], often: int, seldom: int, draw: random.Random) -> str:
     """Number the shuffled list in which the first ten words stand often, the rest seldom."""
     items = [*words[:COMMON] * often, *words[COMMON:] * seldom]
     draw.shuffle(items)

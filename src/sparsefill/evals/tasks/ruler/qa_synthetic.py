@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 
 from sparsefill.evals.sample import Sample
@@ -22,25 +21,21 @@ def make_qa_synthetic(making: Making) -> Sample:
     draw = making.draw("people")
     proper = distinct(lambda: pseudo_word(draw).capitalize())
 
-    def documents() -> Iterator[str]:
-        while True:
-            yield _document(*islice(proper, 4), draw.choice(TRADES), draw.randint(1750, 1950))
+    def document(first: str, last: str, village: str, town: str) -> str:
+        return (
+            f"{first} {last} was born in the village of {village}. After some years as a"
+            f" {draw.choice(TRADES)}, {first} moved to the town of {town} in"
+            f" {draw.randint(1750, 1950)}."
+        )
 
     first, last, village, town = islice(proper, 4)
-    gold = _document(first, last, village, town, draw.choice(TRADES), draw.randint(1750, 1950))
+    gold = document(first, last, village, town)
     asked = draw.randrange(len(QUESTIONS))
     question = Question(
         text=QUESTIONS[asked].format(name=f"{first} {last}"),
         answers=((village, town)[asked],),
         gold=(gold,),
-        others=Endless(documents()).first,
+        others=Endless(map(document, proper, proper, proper, proper)).first,
         recipe={"data": "invented people"},
     )
     return make_qa(making, question)
-
-
-def _document(first: str, last: str, village: str, town: str, trade: str, year: int) -> str:
-    return (
-        f"{first} {last} was born in the village of {village}. After some years as a {trade},"
-        f" {first} moved to the town of {town} in {year}."
-    )

@@ -55,7 +55,7 @@ def word_list() -> WordList:
         return words_of_novels()
     folder = resources.files("wonderwords") / "assets"
     adjectives, nouns, verbs = (
-        tuple(filter(None, (folder / f"{kind}list.txt").read_text("utf-8").splitlines()))
+        tuple(map(str.rstrip, (folder / f"{kind}list.txt").read_text("utf-8").splitlines()))
         for kind in ("adjective", "noun", "verb")
     )
     words = tuple(sorted({*adjectives, *nouns, *verbs}))
@@ -70,8 +70,9 @@ def words_of_novels() -> WordList:
 
 
 def pseudo_word(draw: random.Random) -> str:
-    """Draw a word that there is not, of three syllables: one of 343,000."""
-    return "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in range(3))
+    """Draw a word that there is not, of three or four syllables: one of 24 million."""
+    syllables = range(draw.choice((3, 4)))
+    return "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in syllables)
 
 
 def distinct(draw_one: Callable[[], str], *, but: Set[str] = frozenset()) -> Iterator[str]:
