@@ -107,7 +107,7 @@ def sparse_cost(pattern: Pattern, n: int, m: int, costs: Costs) -> float:
         pairs = dense_cost(n, m) * (TILE / pattern.block) ** 2
         estimate = costs.pooled_row * rows * pattern.block / TILE + costs.pooled_pair * pairs
     elif isinstance(pattern, InfLLM):
-        scored = np.minimum(there, _window_tiles(pattern.window)).sum()
+        scored = float(np.minimum(there, _window_tiles(pattern.window)).sum())
         scored += min(n, pattern.window) * (m - n) / TILE**2 if m > n else 0
         estimate = SCORED_TILE * scored / pattern.every + costs.pooled_row * n / TILE
     return costs.head + costs.row_block * len(there) + costs.tile * tiles + estimate

@@ -12,7 +12,7 @@ from sparsefill import AShape, InfLLM, estimate
 from sparsefill.estimate import infllm
 from sparsefill.estimate.heads import Heads
 from sparsefill.tile import TILE
-from tests.support.inputs import Qkv, causal_mask, plant_block, random_qkv
+from tests.support.inputs import Qkv, causal_mask, plant_block, random_qkv, with_garbage
 
 LENGTHS = [(700, 700), (1, 1), (64, 500), (130, 801), (400, 330), (1, 700), (640, 640)]
 SMALL = InfLLM(sink=6, window=80, blocks=2, block=64, representatives=3, queries=128, every=3)
@@ -164,3 +164,16 @@ def test_later_queries_change_no_earlier_choice():
     whole = estimate(SMALL, qkv.q, qkv.k).to_mask()
     half = estimate(SMALL, qkv.q[:, :, :640], qkv.k[:, :, :640]).to_mask()
     assert torch.equal(whole[:, :, :640, :640], half)
+
+
+def test_sequences_of_a_batch_choose_for_themselves():
+    lengths = [(700, 700), (330, 640), (640, 500), (0, 64), (64, 0)]
+    qkv = random_qkv(b=len(lengths), h=4, g=2, n=700, m=700)
+    queries, keys = torch.tensor(lengths).unbind(1)
+    q, k, _ = with_garbage(qkv, queries, keys)
+    mask = estimate(SMALL, q, k, query_lengths=queries, key_lengths=keys).to_mask()
+    for s, (n, m) in enumerate(lengths):
+        expected = torch.zeros_like(mask[s])
+        if n and m:
+            expected[:, :n, :m] = naive_mask(SMALL, qkv.alone(s, n, m))
+        assert torch.equal(mask[s], expected)

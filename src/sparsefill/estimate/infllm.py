@@ -48,7 +48,7 @@ def estimate_infllm(first: InfLLM, patterns: Sequence[InfLLM], heads: Heads) -> 
         if len(kept) and kept.shape[1]:
             tiles = kept[..., None] + torch.arange(0, first.block, TILE, device=heads.device)
             tiles = torch.where(kept[..., None] < NEVER, tiles, NEVER).flatten(1)
-            starts.append(tiles[rows * TILE // group])
+            starts.append(tiles[(rows * TILE // group).clamp(max=len(tiles) - 1)])
         else:
             starts.append(rows.new_zeros(len(rows), 0))
     widest = max(part.shape[1] for part in starts)
