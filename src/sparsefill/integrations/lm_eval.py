@@ -137,8 +137,8 @@ def write_tasks(
 
     Args:
         folder: made if need be; files of the same names are replaced.
-        names: families or tasks, as `sparsefill eval` takes them; of a family, those whose
-            files are missing are left out with a warning.
+        names: families or tasks, as `sparsefill eval` takes them (InfiniteBench by its official
+            rules); of a family, those whose files are missing are left out with a warning.
         making: what samples are made from, by task, length and index.
         lengths: tokens of prompt and answer.
         samples: of each task and length.
