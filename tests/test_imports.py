@@ -6,7 +6,17 @@ import json
 import subprocess
 import sys
 
-OPTIONAL = ("transformers", "triton", "vllm", "matplotlib", "typer", "rich", "gguf", "greenlet")
+OPTIONAL = (
+    "transformers",
+    "triton",
+    "vllm",
+    "lm_eval",
+    "matplotlib",
+    "typer",
+    "rich",
+    "gguf",
+    "greenlet",
+)
 
 OBSERVE = """
 import json, logging, sys, threading, warnings
