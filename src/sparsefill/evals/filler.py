@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparsefill.errors import InputError
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 
@@ -47,10 +48,22 @@ def rotation(haystack: Haystack, turn: int, seed: int) -> int:
 
 
 def read_filler(prompter: Prompter, haystack: Haystack, offset: int, tokens: int) -> Filler:
-    """Read tokens of a haystack from a character on, beginning again where it ends."""
+    """Read tokens of a haystack from a character on, beginning again where it ends.
+
+    A text that spells the tokenizer's markers, as one about language models may, loses them.
+
+    Raises:
+        InputError: the haystack has nothing but such markers.
+    """
+    markers = getattr(prompter.tokenizer, "all_special_tokens", ())
     characters = CHARACTERS * tokens + 64  # 64: the last word may be cut
     while True:
-        ids = prompter.encode(_text(haystack.text, offset, characters))
+        text = _text(haystack.text, offset, characters)
+        for marker in markers:
+            text = text.replace(marker, "")
+        if not text.strip():
+            raise InputError(f"{haystack.name} has no text but markers; pass another --haystack")
+        ids = prompter.encode(text)
         if len(ids) > tokens:
             break
         characters = int(1.1 * characters * (tokens + 1) / max(len(ids), 1)) + 1

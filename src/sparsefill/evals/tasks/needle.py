@@ -22,7 +22,7 @@ from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Score, Task
 from sparsefill.evals.tasks.cities import CITIES
 
-TRIES = 8  # to meet a length to the token: words that meet at a cut may merge
+TRIES = 4  # to meet a length to the token: words that meet at a cut may merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def grid_lengths(shortest: int, longest: int, count: int = 15) -> tuple[int, ...
 
 
 def make_needle(variant: Variant, making: Making) -> Sample:
-    """Make a sample with a token count that is met exactly.
+    """Make a sample with a token count that is met exactly, or missed by as few as cuts allow.
 
     Text and needle take `length - buffer` tokens, and the wording comes on top; less only
     where wording and answer would not fit. Unlike in the programs these variants come from,
@@ -110,16 +110,20 @@ def make_needle(variant: Variant, making: Making) -> Sample:
     tokens = room - count(hidden)
     _, turn = place(making.index, variant.depths)
     offset = rotation(making.haystack, turn, making.seed)
-    filler = read_filler(making.prompter, making.haystack, offset, max(tokens, 0) + TRIES)
-    best, tries = None, 0
-    while 0 < tokens <= len(filler.ids) and (tries < TRIES or best is None):
+    spare = max(tokens, 0) // 64 + 2 * TRIES  # 64: words may take fewer tokens when read again
+    filler = read_filler(making.prompter, making.haystack, offset, max(tokens, 0) + spare)
+    best, tried = None, set[int]()
+    while 0 < tokens <= len(filler.ids) and (len(tried) < TRIES or best is None):
+        tried.add(tokens)
         sample = _hide(variant, making, needle, replace(filler, ids=filler.ids[:tokens]))
         found = count(sample)
         if found <= room and (best is None or found > best.recipe["tokens"]):
             best = replace(sample, recipe=sample.recipe | {"tokens": found})
         if found == room:
             break
-        tokens, tries = tokens + room - found, tries + 1
+        tokens += room - found
+        while tokens in tried:
+            tokens += 1  # a cut inside another word meets the wording in other tokens
     if best is None:
         raise InputError(
             f"{variant.name} has no room for a text in {making.length} tokens; pass a larger length"
