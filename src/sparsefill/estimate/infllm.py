@@ -149,7 +149,7 @@ def key_scores(
         # queries before the first one are not at hand: it and those after it stand in for them
         seen = (position - key.clamp(min=m - n) < pattern.window) | (key < pattern.sink)
         seen &= key <= position
-        q = heads.q[sequence, heads.members[members]][:, query]
+        q = heads.q[sequence, heads.members[members][:, None], query]
         scores = heads.scores(q.flatten(0, 1)[None, None], near[None, None])[0, 0]
         scores = scores.unflatten(0, (len(members), -1)).masked_fill_(~seen, -torch.inf)
         sums[:, low:high] += scores.softmax(-1).sum(1)[:, sink:]
