@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -12,7 +13,7 @@ from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making
-from sparsefill.evals.tasks.infinitebench import ROWS, infinitebench_tasks, spread_indices
+from sparsefill.evals.tasks.infinitebench import ROWS, infinitebench_tasks, row_of
 from sparsefill.evals.tasks.infinitebench.official import answer_limit
 from sparsefill.evals.tasks.infinitebench.recipes import RECIPES
 from tests.support.tokenizers import ByteTokenizer
@@ -31,8 +32,9 @@ def make(
     template: str = "base",
     limits: str = "official",
     size: str = "fitted",
+    order: str = "file",
 ) -> Sample:
-    task = infinitebench_tasks(limits=limits, size=size)[f"infinitebench/{name}"]
+    task = infinitebench_tasks(limits=limits, size=size, order=order)[f"infinitebench/{name}"]
     prompter = Prompter(tokenizer=ByteTokenizer(), template=template)
     haystack = Haystack("none", "")
     return task.make(
@@ -267,9 +269,15 @@ def test_an_unknown_choice_is_refused(what: str):
 
 @pytest.mark.parametrize("samples", [1, 7, 59, 590])
 def test_few_samples_are_spread_over_the_grid(samples: int):
-    indices = spread_indices("passkey", samples)
-    assert len(set(indices)) == samples
-    depths = [index // 10 for index in indices]
-    assert len(set(depths)) == min(samples, 59)
+    rows = [row_of("passkey", index) for index in range(samples)]
+    assert len(set(rows)) == samples
+    depths = [row // 10 for row in rows]
     assert max(depths) < 59
-    assert spread_indices("passkey", 600) == list(range(600))
+    gaps = [high - low for low, high in pairwise([0, *sorted(depths), 58])]
+    assert max(gaps) <= 2 * 59 / samples + 1
+    every = [row_of("passkey", index) for index in range(1180)]
+    assert sorted(every) == list(range(1180))
+
+
+def test_samples_in_spread_order_are_rows_of_the_file_order():
+    assert make("passkey", 2, order="spread") == make("passkey", row_of("passkey", 2))

@@ -65,7 +65,8 @@ def needle_of(sample: Sample) -> str:
 @pytest.mark.parametrize("index", [0, 3, 9, 25])
 @pytest.mark.parametrize("length", [700, 2048, 8192])
 def test_text_and_needle_take_the_length_but_for_the_buffer(length: int, index: int, template: str):
-    sample = make(length=length, index=index, template=template)
+    task = needle_task(replace(MINFERENCE, buffer=200))
+    sample = make(task, length=length, index=index, template=template)
     reader = prompter(template)
     wording = Sample(
         task="",
@@ -87,7 +88,7 @@ def test_a_long_answer_leaves_the_prompt_less(length: int):
 
 @pytest.mark.parametrize("length", [200, 700, 2048])
 def test_without_a_buffer_prompt_and_answer_fill_the_length(length: int):
-    sample = make(needle_task(replace(MINFERENCE, buffer=0)), length=length, index=3)
+    sample = make(length=length, index=3)
     assert prompter().count(sample) + sample.new_tokens == length
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -44,10 +46,11 @@ def test_an_answer_ends_before_the_token_that_ends_texts():
     reader = reader_of()
     first, second, *_ = reader.answer(FULL, ids_of(), new_tokens=6).tokens
     assert first != second
-    reader.model.generation_config.eos_token_id = [second, 5]
+    generation: Any = reader.model.generation_config
+    generation.eos_token_id = [second, 5]
     assert end_tokens(reader.model) == {second, 5}
     assert reader.answer(FULL, ids_of(), new_tokens=6).tokens == [first]
-    reader.model.generation_config.eos_token_id = first
+    generation.eos_token_id = first
     assert reader.answer(FULL, ids_of(), new_tokens=6).tokens == []
 
 
@@ -83,7 +86,7 @@ def test_a_model_that_changes_its_logits_afterwards_is_refused():
     reader = TransformersReader(model=model, backend="torch")
     with pytest.raises(UnsupportedError, match="after the output projection"):
         reader.losses(FULL, ids_of())
-    assert not reader.model.get_output_embeddings()._forward_pre_hooks
+    assert not model.get_output_embeddings()._forward_pre_hooks
 
 
 def test_a_sparse_method_keeps_less_and_predicts_otherwise():

@@ -8,8 +8,8 @@ from pathlib import Path
 from sparsefill.errors import InputError
 from sparsefill.evals.kinds import CopyingTask, FidelityTask, PerplexityTask
 from sparsefill.evals.task import Measurable
-from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
 from sparsefill.evals.tasks import needle
+from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
 from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER
 
 RULES = ("official", "minference")
@@ -32,7 +32,7 @@ def families(rules: str = "official") -> dict[str, dict[str, Measurable]]:
     )
     return {
         "ruler": {**RULER, QA_SYNTHETIC.name: QA_SYNTHETIC},
-        "infinitebench": {**infinitebench_tasks(rules=rules, limits=rules)},
+        "infinitebench": {**infinitebench_tasks(rules=rules, limits=rules, order="spread")},
         "needle": {task.name: task for task in needle.TASKS},
         **{task.name.partition("/")[0]: {task.name: task} for task in others},
     }

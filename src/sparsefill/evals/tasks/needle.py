@@ -46,7 +46,8 @@ class Variant:
         score: compares an answer with the needle's references.
         judged_by: what the score is, for reports.
         depths: depths of its grid.
-        buffer: tokens of the length that text and needle leave to wording and answer.
+        buffer: tokens of the length that text and needle leave free, where wording and answer
+            do not need as many: 200 in the original, so that short prompts fall short of it.
         new_tokens: the most tokens of an answer.
     """
 
@@ -57,7 +58,7 @@ class Variant:
     score: Score
     judged_by: str
     depths: int
-    buffer: int = 200
+    buffer: int = 0
     new_tokens: int
 
 

@@ -3,8 +3,8 @@
 Six of its tasks are drawn here, by the benchmark's recipes; six read its files.
 """
 
-from sparsefill.evals.tasks.infinitebench.official import PAPER_TASKS, ROWS, spread_indices
+from sparsefill.evals.tasks.infinitebench.official import PAPER_TASKS, ROWS, row_of
 from sparsefill.evals.tasks.infinitebench.scoring import mean_of_ten
 from sparsefill.evals.tasks.infinitebench.tasks import infinitebench_tasks
 
-__all__ = ["PAPER_TASKS", "ROWS", "infinitebench_tasks", "mean_of_ten", "spread_indices"]
+__all__ = ["PAPER_TASKS", "ROWS", "infinitebench_tasks", "mean_of_ten", "row_of"]

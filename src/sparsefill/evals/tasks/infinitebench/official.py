@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from sparsefill.errors import InputError
+
+GOLDEN = (5**0.5 - 1) / 2
 
 ROWS = {
     "passkey": 590,
@@ -45,6 +49,7 @@ UNITS = {
 SIZES = ("fitted", *UNITS)
 
 RULES = ("official", "minference")
+ORDERS = ("file", "spread")
 _ANSWERS = {  # tokens
     "passkey": 6,
     "number_string": 12,
@@ -95,14 +100,17 @@ def answer_limit(name: str, limits: str, length: int) -> int:
     return min(limit, length // 2)
 
 
-def spread_indices(name: str, samples: int) -> list[int]:
-    """Return which rows to ask for so few samples, evenly over all rows of a task.
+def row_of(name: str, index: int) -> int:
+    """Return which row of a task a sample asks for: any few of them lie all over its rows.
 
-    Depths, targets and layers follow one another: the first 25 rows of PassKey are of three depths.
+    Depths, targets and layers follow one another in a file, whose first 25 rows of PassKey are
+    of three depths. Steps of the golden ratio of the rows visit every row once, however many
+    samples there are; beyond all rows, generated tasks go on with new ones.
 
     Example:
-        >>> spread_indices("passkey", 5)
-        [0, 118, 236, 354, 472]
+        >>> [row_of("passkey", index) for index in range(5)]
+        [0, 367, 144, 511, 288]
     """
-    rows = max(ROWS[name], samples)
-    return [sample * rows // samples for sample in range(samples)]
+    rows = ROWS[name]
+    step = next(step for step in range(round(GOLDEN * rows), rows) if gcd(step, rows) == 1)
+    return index // rows * rows + index * step % rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from sparsefill.evals.fit import fit_units
@@ -11,11 +12,13 @@ from sparsefill.evals.task import Making, Task
 from sparsefill.evals.tasks.infinitebench.files import FROM_FILES, read_row
 from sparsefill.evals.tasks.infinitebench.official import (
     LIMITS,
+    ORDERS,
     ROWS,
     RULES,
     SIZES,
     answer_limit,
     choose,
+    row_of,
 )
 from sparsefill.evals.tasks.infinitebench.recipes import RECIPES, units_of
 from sparsefill.evals.tasks.infinitebench.row import Row
@@ -25,7 +28,11 @@ from sparsefill.evals.tasks.infinitebench.wording import render
 
 
 def infinitebench_tasks(
-    *, rules: str = "official", limits: str = "official", size: str = "fitted"
+    *,
+    rules: str = "official",
+    limits: str = "official",
+    size: str = "fitted",
+    order: str = "file",
 ) -> dict[str, Task]:
     """Return the tasks by name.
 
@@ -35,6 +42,7 @@ def infinitebench_tasks(
         size: of the six generated tasks. `fitted`: as large as the length has room for.
             `released` or `script`: as large as the benchmark's files, or as what its public
             script makes; what is too long loses its middle, like the files' rows.
+        order: of samples, `file`, or `spread` over all rows, however few they are.
 
     Raises:
         InputError: an unknown choice.
@@ -47,21 +55,24 @@ def infinitebench_tasks(
     choose("rules", rules, RULES)
     choose("limits", limits, RULES)
     choose("size", size, SIZES)
+    choose("order", order, ORDERS)
     tasks: dict[str, Task] = {}
     for name in ROWS:
         full = f"infinitebench/{name}"
         tasks[full] = Task(
             name=full,
             new_tokens=LIMITS[limits][name],
-            make=partial(_make, name, limits, size),
+            make=partial(_make, name, limits, size, order),
             score=SCORES[rules][name],
             offline=name not in FROM_FILES,
         )
     return tasks
 
 
-def _make(name: str, limits: str, size: str, making: Making) -> Sample:
+def _make(name: str, limits: str, size: str, order: str, making: Making) -> Sample:
     """Make a sample of the asked size."""
+    if order == "spread":
+        making = replace(making, index=row_of(name, making.index))
     new_tokens = answer_limit(name, limits, making.length)
     if name in FROM_FILES:
         row = read_row(making.data, name, making.index)
