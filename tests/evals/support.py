@@ -65,7 +65,7 @@ class Scripted:
 
     def compare(self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int):
         self.read.append((method.name, len(ids)))
-        logits = torch.zeros(positions, 8)
+        logits = torch.zeros(positions, 258)
         return Compared(logits, logits, [1] * new_tokens, [1] * new_tokens, TOOK)
 
 

@@ -166,8 +166,8 @@ def test_markers_that_the_text_spells_are_left_out():
 
 
 def test_a_length_without_room_is_refused():
-    with pytest.raises(InputError, match="needle/minference has no room for a text in 200 tokens"):
-        make(length=200)
+    with pytest.raises(InputError, match="needle/minference has no room for a text in 60 tokens"):
+        make(length=60)
 
 
 def test_wordings():

@@ -210,10 +210,13 @@ def _callable(model: nn.Module) -> Any:
 
 def _timed(run: Run, took: float) -> Prefill:
     kept = run.recall()
+    recall = float(kept.double().mean()) if len(kept) else None
+    if run.measure_recall and run.density == 1:
+        recall = 1.0  # dense calls have none of their own
     return Prefill(
         ttft_s=took - run.recall_s,
         attention_s=run.attention_s,
         estimate_s=run.estimate_s,
         density=run.density,
-        recall=float(kept.double().mean()) if len(kept) else None,
+        recall=recall,
     )

@@ -1,0 +1,125 @@
+"""Every family by its name, every method by its name, and figures from what a model says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparsefill.errors import InputError
+from sparsefill.evals.methods import method_of, names
+from sparsefill.evals.task import Measurable
+from sparsefill.evals.tasks import families, tasks_of
+from sparsefill.patterns import AShape, Dense, InfLLM, Interleaved, VerticalSlash
+from sparsefill.profile import Architecture, Profile
+from sparsefill.reader import Method
+from tests.evals.support import Scripted, making
+
+PROFILE = Profile.uniform(VerticalSlash(), Architecture(layers=1, heads=2, kv_heads=1, head_dim=64))
+FULL = Method(name="full", cells=Dense())
+
+
+def test_the_families():
+    every = families()
+    assert {name: len(tasks) for name, tasks in every.items()} == {
+        "ruler": 14,
+        "infinitebench": 12,
+        "needle": 2,
+        "copying": 1,
+        "perplexity": 1,
+        "fidelity": 1,
+    }
+    for family, tasks in every.items():
+        assert all(name.startswith(f"{family}/") for name in tasks)
+        assert all(isinstance(task, Measurable) for task in tasks.values())
+
+
+def test_a_family_without_its_files_leaves_tasks_out_and_says_so(tmp_path: Path):
+    tasks, left_out = tasks_of(["ruler", "needle/minference", "ruler/vt"])
+    assert len(tasks) == 13  # 11, the stand-in, and the needle; none twice
+    assert left_out == ["ruler/qa_1", "ruler/qa_2"]
+    tasks, left_out = tasks_of(["ruler"], data=tmp_path)
+    assert len(tasks) == 14
+    assert left_out == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["quality"], "there is no task 'quality'; use one of ruler, infinitebench"),
+        (["ruler/quality"], "there is no task 'ruler/quality'; use one of ruler/niah_single_1"),
+        (["ruler/qa_1"], "ruler/qa_1 needs the files that its benchmark publishes; pass --data"),
+        ([], "no task is left"),
+    ],
+)
+def test_tasks_that_there_are_not(names: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        tasks_of(names)
+
+
+def test_rules_of_infinitebench():
+    official, minference = (
+        families(rules)["infinitebench"]["infinitebench/passkey"]
+        for rules in ("official", "minference")
+    )
+    assert (official.new_tokens, minference.new_tokens) == (6, 15)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="rules must be one of"):
+        families("house")
+
+
+def test_the_methods_of_the_paper():
+    found = {name: method_of(name, PROFILE) for name in names()}
+    assert {name: method.cells for name, method in found.items()} == {
+        "full": Dense(),
+        "minference": PROFILE,
+        "static": PROFILE,
+        "streaming-llm": AShape(sink=1024, window=4096),
+        "dilated": Interleaved(sink=1024, even=8192, odd=0),
+        "strided": Interleaved(sink=1024, even=2048, odd=6144),
+        "infllm": InfLLM(sink=128, window=8192),
+    }
+    assert [name for name, method in found.items() if method.static] == ["static"]
+    described = [repr(method.describe()) for method in found.values()]
+    assert len(set(described)) == len(described)
+    assert method_of("a-shape:sink=4,window=64", PROFILE).cells == AShape(sink=4, window=64)
+    with pytest.raises(InputError, match="--method must be one of full, minference"):
+        method_of("magic", PROFILE)
+
+
+def test_copying_is_scored_by_its_words():
+    task = families()["copying"]["copying/word_lists"]
+    words = " ".join(f"{a}{b}{c}word." for a in "abcdef" for b in "abcdef" for c in "ghi")
+    from sparsefill.evals.haystack import Haystack
+
+    made = making(task.name, length=2500, haystack=Haystack("words", words * 9))
+    outcome = task.prepare(made)(Scripted({}), FULL)
+    assert outcome.score == 1
+    assert outcome.values == {
+        "nll": 0.5,
+        "right_tokens": 1.0,
+        "nll_at_12": 0.5,
+        "nll_at_52": 0.5,
+        "nll_at_88": 0.5,
+    }
+    assert outcome.tokens < 2500
+
+
+def test_perplexity_is_told_by_position():
+    task = families()["perplexity"]["perplexity/windows"]
+    outcome = task.prepare(making(task.name, length=3000, index=2))(Scripted({}), FULL)
+    assert outcome.tokens == 3000
+    assert outcome.score is None
+    assert outcome.values["nll"] == 2
+    assert outcome.values["perplexity"] == pytest.approx(7.389, abs=1e-3)
+    parts = [name for name in outcome.values if name.startswith("nll_to_")]
+    assert parts == ["nll_to_1024", "nll_to_2048", "nll_to_2999"]
+
+
+def test_fidelity_of_the_same_logits():
+    task = families()["fidelity"]["fidelity/last_positions"]
+    reader = Scripted({})
+    outcome = task.prepare(making(task.name, length=700))(reader, FULL)
+    assert reader.read == [("full", 700)]
+    assert outcome.values["kl_mean"] == 0
+    assert outcome.values["top1"] == outcome.values["perplexity_ratio"] == 1
+    assert outcome.values["same_greedy_tokens"] == 32
