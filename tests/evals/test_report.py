@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +19,12 @@ from sparsefill.errors import InputError
 from sparsefill.evals.report import write_report
 from sparsefill.evals.report.colours import PAPER, SAFE, ink, shade
 from sparsefill.evals.report.figure import SVG
-from sparsefill.evals.report.groups import RULER_11, RULER_13, groups_of
+from sparsefill.evals.report.groups import groups_of
 from sparsefill.evals.report.markup import VOID, element
 from sparsefill.evals.report.pictures import needle_tasks, perplexity
 from sparsefill.evals.report.summary import Summary, summarise
 from sparsefill.evals.results import Row, load_results
+from sparsefill.evals.tasks.ruler import RULER, SYNTHETIC
 from tests.support.runs import (
     BAD,
     LENGTHS,
@@ -318,18 +320,18 @@ def test_a_speed_up_is_of_one_run(tmp_path: Path):
 
 
 def test_a_mean_of_the_benchmark_needs_all_its_tasks(tmp_path: Path):
-    def titles(tasks: tuple[str, ...]) -> list[str]:
-        rows = [row(f"ruler/{task}", 4096, index, "full") for task in tasks for index in range(2)]
+    def titles(tasks: Iterable[str]) -> list[str]:
+        rows = [row(task, 4096, index, "full") for task in tasks for index in range(2)]
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         return [group.title for group in groups_of(summary_of(folder, rows))]
 
     thirteen, eleven = "RULER, mean of 13 tasks", "RULER, mean of 11 tasks (without QA)"
-    assert titles(RULER_13) == [thirteen, eleven]
-    assert titles((*RULER_13, "qa_offline")) == [thirteen, eleven]  # a stand-in is told apart
-    assert titles(RULER_11) == [eleven]
-    assert titles((*RULER_11, "qa_1"))[0] == eleven
-    assert titles(RULER_11[:3]) == ["ruler, mean of the 3 tasks run, not a mean of the benchmark"]
-    assert titles(RULER_11[:1]) == []
+    assert titles(RULER) == [thirteen, eleven]
+    assert titles((*RULER, "ruler/qa_synthetic")) == [thirteen, eleven]  # a stand-in is told apart
+    assert titles(SYNTHETIC) == [eleven]
+    assert titles((*SYNTHETIC, "ruler/qa_1"))[0] == eleven
+    assert titles(SYNTHETIC[:3]) == ["ruler, mean of the 3 tasks run, not a mean of the benchmark"]
+    assert titles(SYNTHETIC[:1]) == []
 
 
 def test_each_task_counts_once_in_a_mean(tmp_path: Path):
@@ -344,8 +346,8 @@ def test_effective_length(tmp_path: Path):
         return {4096: 0.9, 8192: 0.856, 16384: 0.855}[length]
 
     rows = [
-        row(f"ruler/{task}", length, 0, "full", score=score(length))
-        for task in RULER_13
+        row(task, length, 0, "full", score=score(length))
+        for task in RULER
         for length in (4096, 8192, 16384)
     ]
     means = json.loads(report(tmp_path, rows)["summary.json"])["means"]

@@ -95,11 +95,11 @@ def test_copying_is_scored_by_its_words():
     outcome = task.prepare(made)(Scripted({}), FULL)
     assert outcome.score == 1
     assert outcome.values == {
-        "nll": 0.5,
+        "nll_of_words": 0.5,
         "right_tokens": 1.0,
-        "nll_at_12": 0.5,
-        "nll_at_52": 0.5,
-        "nll_at_88": 0.5,
+        "nll_of_words_at_12": 0.5,
+        "nll_of_words_at_52": 0.5,
+        "nll_of_words_at_88": 0.5,
     }
     assert outcome.tokens < 2500
 
@@ -110,6 +110,7 @@ def test_perplexity_is_told_by_position():
     assert outcome.tokens == 3000
     assert outcome.score is None
     assert outcome.values["nll"] == 2
+    assert outcome.values["nll_tokens"] == 2999
     assert outcome.values["perplexity"] == pytest.approx(7.389, abs=1e-3)
     parts = [name for name in outcome.values if name.startswith("nll_to_")]
     assert parts == ["nll_to_1024", "nll_to_2048", "nll_to_2999"]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsefill.evals.report.groups import RULER_13
 from sparsefill.evals.results import MANIFEST, SAMPLES, TIMES, Manifest, Row, Times
+from sparsefill.evals.tasks.ruler import RULER
 
 METHODS = ("a-shape", "full", "minference")
 LENGTHS = (4096, 8192)
@@ -64,8 +64,8 @@ def row(task: str, length: int, index: int, method: str, **more: Any) -> Row:
 def all_rows() -> list[Row]:
     """Make up rows of RULER, a grid of needles, perplexity and fidelity."""
     rows = [
-        row(f"ruler/{task}", length, index, method)
-        for task in RULER_13
+        row(task, length, index, method)
+        for task in RULER
         for length in LENGTHS
         for index in range(3)
         for method in METHODS

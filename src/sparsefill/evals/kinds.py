@@ -39,9 +39,9 @@ class CopyingTask:
                 for own, told in zip(sample.continuations, followed, strict=True)
             ]
             mean = mean_score(scores)
-            values = {"nll": mean.nll, "right_tokens": mean.tokens}
+            values = {"nll_of_words": mean.nll, "right_tokens": mean.tokens}
             for own, score in zip(sample.continuations, scores, strict=True):
-                values[f"nll_at_{own.depth_percent}"] = score.nll
+                values[f"nll_of_words_at_{own.depth_percent}"] = score.nll
             return Outcome(
                 tokens=len(sample.context),
                 prefill=prefill,
@@ -70,6 +70,7 @@ class PerplexityTask:
             edges = [0, *(edge for edge in EDGES if edge < len(losses)), len(losses)]
             values = {
                 "nll": told.whole.nll,
+                "nll_tokens": float(told.whole.tokens),
                 "perplexity": told.whole.perplexity,
                 "nll_of_last_4096": told.last.nll,
             }

@@ -7,14 +7,10 @@ import io
 import json
 from typing import Any
 
-from sparsefill.evals.report.groups import (
-    effective_length,
-    group_difference,
-    group_score,
-    groups_of,
-)
+from sparsefill.evals.report.groups import group_difference, group_score, groups_of, means_by_length
 from sparsefill.evals.report.interval import Interval
 from sparsefill.evals.report.summary import Cell, Summary
+from sparsefill.evals.tasks.ruler.aggregate import effective_length
 
 COLUMNS = ("task", "length", "method", "n", "score", "low", "high", "nulls", "density", "recall")
 DIFFERENCE = ("difference", "difference_low", "difference_high", "pairs")
@@ -88,7 +84,7 @@ def _means(summary: Summary) -> list[dict[str, Any]]:
                 by_length[str(length)] = {"score": _plain(score), "difference": _plain(change)}
             row: dict[str, Any] = {"mean": group.title, "method": method, "lengths": by_length}
             if group.effective:
-                row["effective_length"] = effective_length(summary, group, method)
+                row["effective_length"] = effective_length(means_by_length(summary, group, method))
             found.append(row)
     return found
 

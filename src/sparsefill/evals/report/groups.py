@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sparsefill.evals.report.interval import Interval, mean_of_tasks
 from sparsefill.evals.report.summary import Summary, counterpart
 from sparsefill.evals.results import Row
-
-RULER_11 = (
-    "cwe",
-    "fwe",
-    "niah_multikey_1",
-    "niah_multikey_2",
-    "niah_multikey_3",
-    "niah_multiquery",
-    "niah_multivalue",
-    "niah_single_1",
-    "niah_single_2",
-    "niah_single_3",
-    "vt",
-)
-RULER_13 = (*RULER_11, "qa_1", "qa_2")
-INFINITE_10 = (  # MInference's table; the benchmark has twelve
-    "code_debug",
-    "kv_retrieval",
-    "longbook_choice_eng",
-    "longbook_qa_chn",
-    "longbook_qa_eng",
-    "longbook_sum_eng",
-    "longdialogue_qa_eng",
-    "math_find",
-    "number_string",
-    "passkey",
-)
-EFFECTIVE = 0.856  # RULER's threshold: what Llama-2-7B scores at 4K
+from sparsefill.evals.tasks.infinitebench import PAPER_TASKS
+from sparsefill.evals.tasks.ruler import RULER, SYNTHETIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +29,19 @@ class Group:
 
 OFFICIAL = {  # by family
     "ruler": (
-        Group(name="ruler-13", title="RULER, mean of 13 tasks", tasks=RULER_13, effective=True),
+        Group(name="ruler-13", title="RULER, mean of 13 tasks", tasks=tuple(RULER), effective=True),
         Group(
             name="ruler-11",
             title="RULER, mean of 11 tasks (without QA)",
-            tasks=RULER_11,
+            tasks=SYNTHETIC,
             effective=True,
         ),
     ),
-    "infinitebench": (
+    "infinitebench": (  # MInference's table; the benchmark has twelve
         Group(
-            name="infinitebench-10", title="InfiniteBench, average of ten tasks", tasks=INFINITE_10
+            name="infinitebench-10",
+            title="InfiniteBench, average of ten tasks",
+            tasks=tuple(f"infinitebench/{name}" for name in PAPER_TASKS),
         ),
     ),
 }
@@ -80,13 +56,9 @@ def groups_of(summary: Summary) -> list[Group]:
     for family, tasks in families(summary).items():
         scored = [task for task in tasks if is_scored(summary, task)]
         official = OFFICIAL.get(family, ())
-        whole = [
-            replace(group, tasks=full)
-            for group in official
-            if set(full := tuple(f"{family}/{name}" for name in group.tasks)) <= set(scored)
-        ]
+        whole = [group for group in official if set(group.tasks) <= set(scored)]
         found += whole
-        known = {f"{family}/{name}" for group in official for name in group.tasks}
+        known = {name for group in official for name in group.tasks}
         part = tuple(task for task in scored if not official or task in known)
         if len(part) > 1 and not any(set(group.tasks) == set(part) for group in whole):
             note = ", not a mean of the benchmark" if official else ""
@@ -120,15 +92,13 @@ def group_difference(summary: Summary, group: Group, length: int, method: str) -
     return mean_of_tasks(scores) if all(scores) else None
 
 
-def effective_length(summary: Summary, group: Group, method: str) -> int | None:
-    """Return the longest length at which a mean is at least RULER's threshold."""
-    good = [
-        length
+def means_by_length(summary: Summary, group: Group, method: str) -> dict[int, float]:
+    """Return a method's means in percent, rounded as RULER rounds them, where there are any."""
+    means = {
+        length: group_score(summary, group, length, method)
         for length in summary.lengths(*group.tasks)
-        if (mean := group_score(summary, group, length, method))
-        and round(mean.mean, 4) >= EFFECTIVE  # RULER rounds to 0.01 points
-    ]
-    return max(good, default=None)
+    }
+    return {length: round(100 * own.mean, 2) for length, own in means.items() if own is not None}
 
 
 def _scores(

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from sparsefill.evals.report import words
 from sparsefill.evals.report.groups import (
     Group,
-    effective_length,
     group_difference,
     group_score,
     is_scored,
+    means_by_length,
 )
 from sparsefill.evals.report.interval import Interval
 from sparsefill.evals.report.markup import Child, Markup, element
 from sparsefill.evals.report.summary import Cell, Summary
+from sparsefill.evals.tasks.ruler.aggregate import effective_length, weighted_mean
 
 Line = tuple[Child, ...]
 
@@ -63,11 +64,25 @@ def mean_table(summary: Summary, groups: Sequence[Group]) -> Markup:
             scores = [group_score(summary, group, length, method) for length in lengths]
             if not any(scores):
                 continue
-            longest = effective_length(summary, group, method) if group.effective else None
-            said = words.length(longest) if longest else words.NONE
-            lines.append((group.title, method, *map(_score, scores), said))
-    heads = ("mean", "method", *map(words.length, lengths), "effective length")
+            said = _of_curve(summary, group, method)
+            lines.append((group.title, method, *map(_score, scores), *said))
+    curve = ("effective length", "wAvg (inc)", "wAvg (dec)")
+    heads = ("mean", "method", *map(words.length, lengths), *curve)
     return table("Means over tasks, 0 to 100, with 95 % intervals", heads, lines, labels=2)
+
+
+def _of_curve(summary: Summary, group: Group, method: str) -> Line:
+    """Say what RULER makes of means by length: the weighted ones where every length is there."""
+    means = means_by_length(summary, group, method)
+    if not group.effective:
+        return (words.NONE,) * 3
+    longest = effective_length(means)
+    whole = len(means) == len(summary.lengths(*group.tasks))
+    weighted = [
+        f"{weighted_mean(means, increasing=increasing):.2f}" if whole else words.NONE
+        for increasing in (True, False)
+    ]
+    return (words.length(longest) if longest else words.NONE, *weighted)
 
 
 def score_table(summary: Summary, family: str, tasks: Sequence[str]) -> Markup:

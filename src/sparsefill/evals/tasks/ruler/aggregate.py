@@ -1,45 +1,10 @@
-"""From scores of samples to the figures that RULER reports, rounded as it rounds them."""
+"""What RULER makes of its means by length, which are in percent and rounded to 0.01."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
-from sparsefill.evals.scoring import clean
+from collections.abc import Mapping
 
 THRESHOLD = 85.6  # Llama-2-7B at 4,096 tokens
-
-
-def task_score(scores: Sequence[float]) -> float:
-    """Return the score of a task in percent, from those of its samples.
-
-    Example:
-        >>> task_score([1.0, 0.5, 0.5])
-        66.67
-    """
-    return round(100 * sum(scores) / len(scores), 2)
-
-
-def nulls(answers: Sequence[str]) -> int:
-    r"""Count empty answers: a low score may say no more than that.
-
-    Example:
-        >>> nulls(["4", " \n", ""])
-        2
-    """
-    return sum(not clean(answer) for answer in answers)
-
-
-def mean_score(by_task: Mapping[str, float], tasks: Collection[str]) -> float | None:
-    """Return the unweighted mean over tasks, or None while one of them has no score.
-
-    Example:
-        >>> mean_score({"ruler/vt": 90.0, "ruler/cwe": 80.5, "ruler/fwe": 1.0},
-        ...            ["ruler/vt", "ruler/cwe"])
-        85.25
-    """
-    if not set(tasks) <= set(by_task):
-        return None
-    return round(sum(by_task[task] for task in tasks) / len(tasks), 2)
 
 
 def effective_length(by_length: Mapping[int, float], threshold: float = THRESHOLD) -> int | None:
