@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,17 @@ def test_peak_grows_or_stays(monkeypatch: pytest.MonkeyPatch):
     assert during >= max(before, held.nbytes)
     del held
     assert peak_bytes() >= during
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
+def test_the_peak_is_that_of_this_process_and_not_of_who_started_it():
+    held = bytearray(600 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    code = "from sparsefill.environment import peak_bytes\nprint(peak_bytes())"
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=there, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert 10 << 20 < int(done.stdout) < 550 << 20
+    assert len(held) == 600 << 20

@@ -127,10 +127,11 @@ def test_bad_arguments_are_refused(wrong: dict, why: str):
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from sparsefill import AShape, prefill
+from sparsefill.environment import peak_bytes
 torch.set_num_threads(1)
 heads = dict(num_attention_heads=8, num_key_value_heads=4)
 sizes = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, vocab_size=1000)
@@ -139,8 +140,7 @@ read = prefill(
     model, torch.ones(1, 65536, dtype=torch.long), AShape(sink=4, window=128), kv=sys.argv[1],
     order=sys.argv[2],
 )
-measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([read.plan.peak, measured]))
+print(json.dumps([read.plan.peak, peak_bytes()]))
 """
 
 
