@@ -6,7 +6,7 @@ The tasks know this and no model; an integration gives it to them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -88,8 +88,19 @@ class Compared(NamedTuple):
 class Reader(Protocol):
     """A model that reads prompts by any method."""
 
-    def answer(self, method: Method, ids: Sequence[int], *, new_tokens: int) -> Answered:
-        """Read a prompt by a method, and answer greedily and densely."""
+    def answer(
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        new_tokens: int,
+        settled: Callable[[list[int]], bool] | None = None,
+    ) -> Answered:
+        """Read a prompt by a method, and answer greedily and densely.
+
+        Args:
+            settled: told the tokens so far; once it is true, no further one is decoded.
+        """
         ...
 
     def follow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -46,9 +46,21 @@ class Scripted:
         self.says = says
         self.read: list[tuple[str, int]] = []
 
-    def answer(self, method: Method, ids: Sequence[int], *, new_tokens: int) -> Answered:
+    def answer(
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        new_tokens: int,
+        settled: Callable[[list[int]], bool] | None = None,
+    ) -> Answered:
         self.read.append((method.name, len(ids)))
-        return Answered(list(self.says[method.name].encode())[:new_tokens], TOOK, 0.75)
+        said: list[int] = []
+        for token in self.says[method.name].encode()[:new_tokens]:
+            said.append(token)
+            if settled is not None and settled(said):
+                break
+        return Answered(said, TOOK, 0.75)
 
     def follow(
         self, method: Method, ids: Sequence[int], continuations: Sequence[tuple[list[int], int]]

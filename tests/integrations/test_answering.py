@@ -54,6 +54,19 @@ def test_an_answer_ends_before_the_token_that_ends_texts():
     assert reader.answer(FULL, ids_of(), new_tokens=6).tokens == []
 
 
+def test_an_answer_that_is_settled_is_decoded_no_further():
+    reader = reader_of()
+    whole = reader.answer(FULL, ids_of(), new_tokens=6).tokens
+    told: list[list[int]] = []
+
+    def settled(tokens: list[int]) -> bool:
+        told.append(list(tokens))
+        return len(tokens) == 2
+
+    assert reader.answer(FULL, ids_of(), new_tokens=6, settled=settled).tokens == whole[:2]
+    assert told == [whole[:1], whole[:2]]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_continuations_share_a_prefill_and_do_not_see_each_other(family: str):
     reader, ids = reader_of(family), ids_of()
@@ -79,6 +92,19 @@ def test_losses_are_those_of_all_logits_together(n: int):
     expected = cross_entropy(logits[:-1].double(), torch.tensor(ids[1:]), reduction="none")
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
     assert losses.dtype == torch.float64
+
+
+def test_losses_of_a_model_in_bfloat16_come_from_logits_in_float32():
+    reader, ids = reader_of(), ids_of()
+    reader.model.to(torch.bfloat16)
+    head: Any = reader.model.get_submodule("lm_head")
+    losses, _ = reader.losses(FULL, ids)
+    with torch.inference_mode():
+        hidden = reader.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
+        logits = hidden[0, :-1].double() @ head.weight.double().T
+    expected = cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
+    assert head.weight.dtype == torch.bfloat16
 
 
 def test_a_model_that_changes_its_logits_afterwards_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from sparsefill.engine import RECALL_SAMPLES, needing_transformers, prefill
 from sparsefill.environment import peak_bytes
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers.reading import Reading, decode_greedily
+from sparsefill.integrations.transformers.reading import Reading, greedy_tokens
 from sparsefill.profile import Profile
 
 if TYPE_CHECKING:
@@ -143,14 +144,15 @@ def read_with_engine(
                 on_plan=lambda plan: console.print(plan_table(plan)),
                 on_progress=watch.step,
             )
-            first = int(read.logits[0, -1].argmax())
+            int(read.logits[0, -1].argmax())  # the first new token is known
             ttft_s = watch.seconds() - read.run.recall_s
     except KeyboardInterrupt:
         console.print(_how_to_go_on(options), soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     measured = peak_bytes()
-    tokens = decode_greedily(model, read.cache, first, new_tokens)
-    reading = Reading(ttft_s=ttft_s, logits=read.logits[0].float(), tokens=tokens, run=read.run)
+    logits = read.logits[0].float()
+    tokens = list(islice(greedy_tokens(model, read.cache, logits), new_tokens))
+    reading = Reading(ttft_s=ttft_s, logits=logits, tokens=tokens, run=read.run)
     layers, asked = len(read.run.profile.layers), options.arguments()
     return reading, {
         "kv": read.plan.kv,

@@ -76,6 +76,9 @@ class Outcome:
     decode_s: float = 0.0
 
 
+Make = Callable[[Making], Sample]
+
+
 @runtime_checkable
 class Measurable(Protocol):
     """Anything that can be asked of a model at a length."""
@@ -100,22 +103,28 @@ class Task:
         make: makes a sample.
         score: compares an answer with references; 1 is right.
         offline: no downloaded file is needed.
+        settles: the score asks what an answer contains, so that one that is right stays right
+            whatever follows: it is decoded no further.
     """
 
     name: str
     new_tokens: int
-    make: Callable[[Making], Sample]
+    make: Make
     score: Score
     offline: bool = True
+    settles: bool = False
 
     def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
         """Make a sample, and return what has it answered by a method, and scores that."""
         sample = self.make(making)
-        ids = making.prompter.ids(sample)
+        ids, decode = making.prompter.ids(sample), making.prompter.decode
+
+        def settled(tokens: list[int]) -> bool:
+            return self.settles and self.score(decode(tokens), sample.references) == 1
 
         def measure(reader: Reader, method: Method) -> Outcome:
-            answered = reader.answer(method, ids, new_tokens=sample.new_tokens)
-            answer = making.prompter.decode(answered.tokens)
+            answered = reader.answer(method, ids, new_tokens=sample.new_tokens, settled=settled)
+            answer = decode(answered.tokens)
             return Outcome(
                 tokens=len(ids),
                 prefill=answered.prefill,

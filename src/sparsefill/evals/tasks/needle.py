@@ -49,6 +49,7 @@ class Variant:
         buffer: tokens of the length that text and needle leave free, where wording and answer
             do not need as many: 200 in the original, so that short prompts fall short of it.
         new_tokens: the most tokens of an answer.
+        settles: an answer that is right stays right, as of `Task`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Variant:
     depths: int
     buffer: int = 0
     new_tokens: int
+    settles: bool = False
 
 
 def place(index: int, depths: int) -> tuple[int, int]:
@@ -230,6 +232,7 @@ MINFERENCE = Variant(
     judged_by="digits in the answer",
     depths=10,
     new_tokens=32,
+    settles=True,
 )
 CLASSIC = Variant(  # its first message was the system's; not every template has one
     name="needle/classic",
@@ -251,6 +254,7 @@ def needle_task(variant: Variant) -> Task:
         new_tokens=variant.new_tokens,
         make=partial(make_needle, variant),
         score=variant.score,
+        settles=variant.settles,
     )
 
 

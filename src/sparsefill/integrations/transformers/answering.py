@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import freeze, sparse_prefill
+from sparsefill.integrations.transformers.reading import (
+    Prefilled,
+    greedy_tokens,
+    prefill_prompt,
+)
 from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern
@@ -24,6 +29,7 @@ from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
 from sparsefill.static import StaticIndices
 
 ROWS = 512  # hidden states whose logits stand in memory at once
+SAME = 0.02  # share by which logits differ where they are only rounded otherwise
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,21 +52,14 @@ class TransformersReader:
     other: Int[Tensor, "1 n"] | None = None
     _frozen: dict[int, tuple[Any, StaticIndices]] = field(default_factory=dict, repr=False)
 
-    @contextmanager
-    def _sparse(self, method: Method) -> Iterator[Run]:
-        static = self._static(method.cells) if method.static else None
-        with (
-            torch.inference_mode(),
-            sparse_prefill(
-                self.model,
-                method.cells,
-                backend=self.backend,
-                min_length=self.min_length,
-                measure_recall=self.measure_recall,
-                static=static,
-            ) as run,
-        ):
-            yield run
+    def _settings(self, method: Method) -> dict[str, Any]:
+        """Return the settings of `sparse_prefill` that read by a method."""
+        return {
+            "backend": self.backend,
+            "min_length": self.min_length,
+            "measure_recall": self.measure_recall,
+            "static": self._static(method.cells) if method.static else None,
+        }
 
     def _static(self, cells: Profile | Pattern) -> StaticIndices:
         """Find the cells of a method once, on the other text."""
@@ -76,41 +75,45 @@ class TransformersReader:
             raise InputError("the prompt must have at least one token, got an empty prompt")
         return torch.tensor([list(ids)], device=next(self.model.parameters()).device)
 
-    def _read(
-        self, method: Method, ids: Sequence[int], *, positions: int = 1
-    ) -> tuple[Any, Float[Tensor, "positions vocabulary"], Prefill]:
-        """Prefill, and return the cache, the last logits and what it took."""
-        prompt, call = self._ids(ids), _callable(self.model)
-        with self._sparse(method) as run:
-            clock = run.clock(prompt.device)
-            started = clock()
-            result = call(prompt, use_cache=True, logits_to_keep=positions)
-            int(result.logits[0, -1].argmax())
-            took = clock() - started
-        return result.past_key_values, result.logits[0].float(), _timed(run, took)
+    def _read(self, method: Method, ids: Sequence[int], *, positions: int = 1) -> Prefilled:
+        return prefill_prompt(
+            self.model,
+            self._ids(ids),
+            method.cells,
+            positions=positions,
+            **self._settings(method),
+        )
 
-    def answer(self, method: Method, ids: Sequence[int], *, new_tokens: int) -> Answered:
+    def answer(
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        new_tokens: int,
+        settled: Callable[[list[int]], bool] | None = None,
+    ) -> Answered:
         """Read a prompt by a method, and answer greedily and densely.
 
         The answer ends before the first token that ends texts of the model.
         """
-        cache, logits, timed = self._read(method, ids)
+        read = self._read(method, ids)
         started = time.perf_counter()
-        answer = self._decode(cache, int(logits[-1].argmax()), new_tokens)
-        return Answered(answer, timed, time.perf_counter() - started)
+        answer = self._decode(read, new_tokens, settled)
+        return Answered(answer, _timed(read.run, read.ttft_s), time.perf_counter() - started)
 
-    def _decode(self, cache: Any, token: int, count: int) -> list[int]:
-        call, ends = _callable(self.model), end_tokens(self.model)
-        answer: list[int] = []
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            while token not in ends:
-                answer.append(token)
-                if len(answer) >= count:
-                    break
-                latest = torch.tensor([[token]], device=device)
-                result = call(latest, past_key_values=cache, use_cache=True)
-                token, cache = int(result.logits[0, -1].argmax()), result.past_key_values
+    def _decode(
+        self,
+        read: Prefilled,
+        count: int,
+        settled: Callable[[list[int]], bool] | None = None,
+    ) -> list[int]:
+        ends, answer = end_tokens(self.model), list[int]()
+        for token in islice(greedy_tokens(self.model, read.cache, read.logits), count):
+            if token in ends:
+                break
+            answer.append(token)
+            if settled is not None and settled(answer):
+                break
         return answer
 
     def follow(
@@ -122,7 +125,7 @@ class TransformersReader:
             continuations: tokens, and how many of the last of them are judged: fewer than
                 there are.
         """
-        cache, _, timed = self._read(method, ids)
+        read = self._read(method, ids)
         call, followed = _callable(self.model), []
         for tokens, judged in continuations:
             if not 0 < judged < len(tokens):
@@ -131,21 +134,21 @@ class TransformersReader:
                     f" judged, got {judged}"
                 )
             with torch.inference_mode():
-                own = copy.deepcopy(cache)  # some kinds of cache cannot be cut back
+                own = copy.deepcopy(read.cache)  # some kinds of cache cannot be cut back
                 result = call(self._ids(tokens), past_key_values=own, use_cache=True)
             logits = result.logits[0, -judged - 1 : -1].double()
             expected = torch.tensor(tokens[-judged:], device=logits.device)
             losses = cross_entropy(logits, expected, reduction="none")
             followed.append(Followed(losses.cpu(), (logits.argmax(-1) == expected).cpu()))
-        return followed, timed
+        return followed, _timed(read.run, read.ttft_s)
 
     def losses(
         self, method: Method, ids: Sequence[int]
     ) -> tuple[Float64[Tensor, " tokens"], Prefill]:
         """Return the loss in nats of each token but the first, given those before it.
 
-        Logits are made for `ROWS` hidden states at a time: those of a long prompt together
-        would take gigabytes.
+        Logits are made in float32, for `ROWS` hidden states at a time: those of a long prompt
+        together would take gigabytes.
         """
         if len(ids) < 2:
             raise InputError(f"losses need at least 2 tokens, got {len(ids)}")
@@ -159,7 +162,10 @@ class TransformersReader:
 
         handle = head.register_forward_pre_hook(keep)
         try:
-            with self._sparse(method) as run:
+            with (
+                torch.inference_mode(),
+                sparse_prefill(self.model, method.cells, **self._settings(method)) as run,
+            ):
                 clock = run.clock(prompt.device)
                 started = clock()
                 last = model(prompt, use_cache=False, logits_to_keep=0).logits[0]
@@ -167,15 +173,19 @@ class TransformersReader:
         finally:
             handle.remove()
         states, expected = hidden[0][0], prompt[0, 1:]
+        exact = copy.deepcopy(head).float()  # logits in bfloat16 have steps of an eighth
         with torch.inference_mode():
-            if not torch.allclose(head(states[-1:]).float(), last.float(), rtol=1e-2, atol=1e-2):
+            own = exact(states[-1:].float())
+            if (own - last.float()).norm() > SAME * own.norm():
                 raise UnsupportedError(
                     "this model changes its logits after the output projection; losses over a"
                     " whole prompt cannot be computed part by part"
                 )
             parts = [
-                cross_entropy(head(rows).double(), own, reduction="none")
-                for rows, own in zip(states[:-1].split(ROWS), expected.split(ROWS), strict=True)
+                cross_entropy(exact(rows.float()).double(), following, reduction="none")
+                for rows, following in zip(
+                    states[:-1].split(ROWS), expected.split(ROWS), strict=True
+                )
             ]
         return torch.cat(parts).cpu(), _timed(run, took)
 
@@ -183,13 +193,13 @@ class TransformersReader:
         self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
     ) -> Compared:
         """Read a prompt by full attention and by a method."""
-        full = Method(name="full", cells=Dense())
-        cache, full_logits, _ = self._read(full, ids, positions=positions)
-        full_answer = self._decode(cache, int(full_logits[-1].argmax()), new_tokens)
-        del cache
-        cache, logits, timed = self._read(method, ids, positions=positions)
-        answer = self._decode(cache, int(logits[-1].argmax()), new_tokens)
-        return Compared(full_logits.cpu(), logits.cpu(), full_answer, answer, timed)
+        read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
+        full_logits, full_answer = read.logits.cpu(), self._decode(read, new_tokens)
+        del read  # its cache, before there is another
+        read = self._read(method, ids, positions=positions)
+        answer = self._decode(read, new_tokens)
+        timed = _timed(read.run, read.ttft_s)
+        return Compared(full_logits, read.logits.cpu(), full_answer, answer, timed)
 
 
 def end_tokens(model: nn.Module) -> frozenset[int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -36,26 +37,33 @@ class Reading:
     run: Run
 
 
-def read_prompt(
+class Prefilled(NamedTuple):
+    """A prompt that was read: what decoding goes on from, and what reading it took."""
+
+    cache: Any  # of transformers; None where the model keeps none
+    logits: Float[Tensor, "positions vocabulary"]  # float32
+    ttft_s: float
+    run: Run
+
+
+def prefill_prompt(
     model: nn.Module,
     input_ids: Int[Tensor, "1 n"],
     pattern: Profile | Pattern | None,
     *,
     backend: BackendName = "auto",
     min_length: int | None = None,
-    positions: int = 256,
-    new_tokens: int = 0,
+    positions: int = 1,
     measure_recall: bool = False,
     static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
-) -> Reading:
-    """Prefill a prompt, then decode greedily and densely.
+) -> Prefilled:
+    """Prefill a prompt, timed to its first new token.
 
     Args:
         pattern: a profile, one pattern for all heads, or None for the default profile.
         min_length: keys below which a layer stays dense; predicted for each head when None.
         positions: how many last positions to return logits of.
-        new_tokens: how many tokens to decode.
         static: cells kept from another prompt, as of `sparse_prefill`.
 
     Raises:
@@ -79,27 +87,51 @@ def read_prompt(
         clock = run.clock(input_ids.device)
         started = clock()
         result = call(input_ids, use_cache=True, logits_to_keep=positions)
-        first = int(result.logits[0, -1].argmax())
+        int(result.logits[0, -1].argmax())  # the first new token is known
         ttft_s = clock() - started
-        logits = result.logits[0].float()
-        tokens = decode_greedily(model, result.past_key_values, first, new_tokens)
-    return Reading(ttft_s=ttft_s, logits=logits, tokens=tokens, run=run)
+    return Prefilled(result.past_key_values, result.logits[0].float(), ttft_s, run)
 
 
-def decode_greedily(model: nn.Module, cache: Any, first: int, count: int) -> list[int]:
-    """Decode the tokens that follow a prompt, each time the likeliest.
+def read_prompt(
+    model: nn.Module,
+    input_ids: Int[Tensor, "1 n"],
+    pattern: Profile | Pattern | None,
+    *,
+    positions: int = 256,
+    new_tokens: int = 0,
+    **settings: Any,
+) -> Reading:
+    """Prefill a prompt, then decode greedily and densely.
+
+    Args:
+        positions: how many last positions to return logits of.
+        new_tokens: how many tokens to decode.
+        settings: further ones of `prefill_prompt`.
+
+    Raises:
+        InputError: the prompt is empty.
+    """
+    read = prefill_prompt(model, input_ids, pattern, positions=positions, **settings)
+    tokens = list(islice(greedy_tokens(model, read.cache, read.logits), new_tokens))
+    return Reading(ttft_s=read.ttft_s, logits=read.logits, tokens=tokens, run=read.run)
+
+
+def greedy_tokens(
+    model: nn.Module, cache: Any, logits: Float[Tensor, "positions vocabulary"]
+) -> Iterator[int]:
+    """Decode the tokens that follow a prompt, each time the likeliest, as many as are taken.
 
     Args:
         cache: keys and values of the prompt; without them the first token is all there is.
-        first: the first new token, which the prompt's logits gave.
-        count: how many tokens to return, the first among them.
+        logits: of the prompt's last positions.
     """
     call: Any = model
-    tokens, device = [first], next(model.parameters()).device
-    with torch.inference_mode():
-        while cache is not None and len(tokens) < count:
-            latest = torch.tensor([tokens[-1:]], device=device)
-            result = call(latest, past_key_values=cache, use_cache=True)
-            cache = result.past_key_values
-            tokens.append(int(result.logits[0, -1].argmax()))
-    return tokens[:count]
+    token, device = int(logits[-1].argmax()), next(model.parameters()).device
+    yield token
+    while cache is not None:
+        with torch.inference_mode():
+            result = call(
+                torch.tensor([[token]], device=device), past_key_values=cache, use_cache=True
+            )
+        token, cache = int(result.logits[0, -1].argmax()), result.past_key_values
+        yield token

@@ -7,35 +7,29 @@ prompts grow by single units of filler, and sentences end where a regular expres
 """
 
 from sparsefill.evals.scoring import score_all, score_part
-from sparsefill.evals.task import Task
+from sparsefill.evals.task import Make, Score, Task
 from sparsefill.evals.tasks.ruler import cwe, fwe, niah, qa, qa_files, qa_synthetic, vt
+
+
+def _task(name: str, new_tokens: int, make: Make, score: Score = score_all, **own: bool) -> Task:
+    """Describe a task; answers are scored by what they contain, and so settle."""
+    return Task(
+        name=f"ruler/{name}", new_tokens=new_tokens, make=make, score=score, settles=True, **own
+    )
+
 
 RULER = {
     task.name: task
     for task in (
-        *(
-            Task(name=f"ruler/{name}", new_tokens=niah.NEW_TOKENS, make=make, score=score_all)
-            for name, make in niah.NIAH.items()
-        ),
-        Task(name="ruler/vt", new_tokens=vt.NEW_TOKENS, make=vt.make_vt, score=score_all),
-        Task(name="ruler/cwe", new_tokens=cwe.NEW_TOKENS, make=cwe.make_cwe, score=score_all),
-        Task(name="ruler/fwe", new_tokens=fwe.NEW_TOKENS, make=fwe.make_fwe, score=score_all),
-        *(
-            Task(
-                name=name,
-                new_tokens=qa.NEW_TOKENS,
-                make=make,
-                score=score_part,
-                offline=False,
-            )
-            for name, make in (("ruler/qa_1", qa_files.qa_1), ("ruler/qa_2", qa_files.qa_2))
-        ),
+        *(_task(name, niah.NEW_TOKENS, make) for name, make in niah.NIAH.items()),
+        _task("vt", vt.NEW_TOKENS, vt.make_vt),
+        _task("cwe", cwe.NEW_TOKENS, cwe.make_cwe),
+        _task("fwe", fwe.NEW_TOKENS, fwe.make_fwe),
+        _task("qa_1", qa.NEW_TOKENS, qa_files.qa_1, score_part, offline=False),
+        _task("qa_2", qa.NEW_TOKENS, qa_files.qa_2, score_part, offline=False),
     )
 }
 SYNTHETIC = tuple(name for name, task in RULER.items() if task.offline)  # 11 of them
-QA_SYNTHETIC = Task(  # none of the 13: reported apart
-    name="ruler/qa_synthetic",
-    new_tokens=qa.NEW_TOKENS,
-    make=qa_synthetic.make_qa_synthetic,
-    score=score_part,
+QA_SYNTHETIC = _task(  # none of the 13: reported apart
+    "qa_synthetic", qa.NEW_TOKENS, qa_synthetic.make_qa_synthetic, score_part
 )
