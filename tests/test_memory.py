@@ -153,3 +153,31 @@ def test_calls_can_be_compiled():
     command = [sys.executable, "-W", "ignore", "-c", COMPILED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+FAULTS = """
+import resource, sys, torch
+from sparsefill.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+freed = [faults() for _ in range(4)][-1]
+if not keep_freed():
+    sys.exit(77)
+print(freed, [faults() for _ in range(4)][-1])
+"""
+
+
+def test_a_program_can_keep_what_it_frees():
+    told = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False
+    )
+    if told.returncode == 77:
+        pytest.skip("this C library cannot be told to keep freed memory: not that of GNU")
+    assert told.returncode == 0, told.stderr
+    freed, kept_faults = map(int, told.stdout.split())
+    assert freed > 0
+    assert kept_faults < freed / 10

@@ -29,6 +29,7 @@ from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.integrations.transformers.loading import Loaded, position_limit
+from sparsefill.memory import keep_freed
 from sparsefill.profile import Profile, default_profile
 from sparsefill.reader import Method
 from sparsefill.search import synthetic_prompt
@@ -64,6 +65,7 @@ def run_eval(console: Console, request: Request) -> None:
     for name in left_out:
         console.print(f"left out: {name}, whose files only --data DIR can give")
     device = resolve_device(request.device)
+    keep_freed()  # thousands of prompts ask for the same blocks
     dtype = _dtype(request.dtype, device)
     loaded = load_to_read(console, request, dtype=dtype, device=device)
     prompter = Prompter(tokenizer=loaded.tokenizer, template=request.template)
