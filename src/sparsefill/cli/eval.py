@@ -7,15 +7,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparsefill.cli.inputs import ModelOptions, load_to_read, resolve_device
-from sparsefill.environment import describe_environment, fast_bfloat16
+from sparsefill.cli.inputs import (
+    ModelOptions,
+    beyond_positions,
+    load_to_read,
+    profile_to_read,
+    resolve_device,
+    resolve_dtype,
+    warn,
+)
+from sparsefill.environment import describe_environment
 from sparsefill.errors import InputError
 from sparsefill.evals.haystack import load_haystack
 from sparsefill.evals.ledger import Ledger
@@ -25,16 +32,13 @@ from sparsefill.evals.results import Key, Manifest
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.task import Making, Outcome
 from sparsefill.evals.tasks import tasks_of
-from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
-from sparsefill.integrations.transformers.loading import Loaded, position_limit
+from sparsefill.integrations.transformers.loading import Loaded
 from sparsefill.memory import keep_freed
-from sparsefill.profile import Profile, default_profile
+from sparsefill.profile import Profile
 from sparsefill.reader import Method
 from sparsefill.search import synthetic_prompt
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +70,15 @@ def run_eval(console: Console, request: Request) -> None:
         console.print(f"left out: {name}, whose files only --data DIR can give")
     device = resolve_device(request.device)
     keep_freed()  # thousands of prompts ask for the same blocks
-    dtype = _dtype(request.dtype, device)
+    dtype = resolve_dtype(request.dtype, device)
     loaded = load_to_read(console, request, dtype=dtype, device=device)
     prompter = Prompter(tokenizer=loaded.tokenizer, template=request.template)
-    profile = _profile(loaded, given)
+    profile = profile_to_read(loaded, given)
     methods = [method_of(name, profile) for name in dict.fromkeys(request.methods)]
     lengths = sorted(set(request.lengths))
-    _warn_of_length(console, loaded, lengths[-1])
+    beyond = "it runs, but its answers say little about the methods"
+    if remark := beyond_positions(loaded, lengths[-1], beyond):
+        warn(console, remark)
     plan = Plan(tasks=tasks, methods=methods, lengths=lengths, samples=request.samples)
     manifest = Manifest(
         tasks=tuple(task.name for task in tasks),
@@ -138,32 +144,6 @@ def parse_lengths(text: str) -> list[int]:
     if len(lengths) < len(found) or min(lengths) < 1:
         raise InputError(f"--lengths must be numbers such as 4096,8k,1m, got {text!r}")
     return lengths
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    if name not in DTYPES:
-        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
-
-
-def _profile(loaded: Loaded, given: Profile | None) -> Profile:
-    config: Any = loaded.model.config
-    architecture = architecture_of(config.get_text_config())
-    if given is None:
-        return default_profile(architecture)
-    given.require(architecture)
-    return given
-
-
-def _warn_of_length(console: Console, loaded: Loaded, longest: int) -> None:
-    limit = position_limit(loaded.model)
-    if limit is not None and longest > limit:
-        console.print(
-            f"{longest} tokens exceed the {limit} positions that {loaded.name} was made for: it"
-            " runs, but its answers say little about the methods"
-        )
 
 
 def _other_text(

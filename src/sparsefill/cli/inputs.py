@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from sparsefill.environment import fast_bfloat16
 from sparsefill.errors import InputError
-from sparsefill.integrations.transformers.loading import Loaded, load_model
+from sparsefill.integrations.transformers import architecture_of
+from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.kernels import choose_backend
+from sparsefill.patterns import Pattern
+from sparsefill.profile import Profile, default_profile
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,20 @@ def resolve_device(name: str) -> str:
             f"--device must be one that torch can use, got {name!r}: {reason}"
         ) from None
     return name
+
+
+def check_dtype(name: str) -> None:
+    """Refuse a `--dtype` that is none."""
+    if name != "auto" and name not in DTYPES:
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """Resolve the dtype of the weights; `auto` is bfloat16 where the device computes in it."""
+    check_dtype(name)
+    if name == "auto":
+        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    return DTYPES[name]
 
 
 def load_to_read(
@@ -73,3 +93,36 @@ def read_text(path: Path, *, option: str) -> str:
     if not text.strip():
         raise InputError(f"the prompt must not be empty, got {path} without any text")
     return text
+
+
+def profile_to_read(
+    loaded: Loaded, given: Profile | None = None, pattern: Pattern | None = None
+) -> Profile:
+    """Choose what a model reads by: the user's profile or pattern, else the default profile.
+
+    Raises:
+        ProfileError: the profile is for another architecture.
+    """
+    config: Any = loaded.model.config
+    architecture = architecture_of(config.get_text_config())
+    if given is not None:
+        given.require(architecture)
+        return given
+    if pattern is not None:
+        return Profile.uniform(pattern, architecture)
+    return default_profile(architecture)
+
+
+def beyond_positions(loaded: Loaded, tokens: int, so_what: str) -> str | None:
+    """Say that a prompt has more tokens than the model was made for; None if it has not."""
+    limit = position_limit(loaded.model)
+    if limit is None or tokens <= limit:
+        return None
+    return (
+        f"{tokens} tokens exceed the {limit} positions that {loaded.name} was made for: {so_what}"
+    )
+
+
+def warn(console: Console, what: str) -> None:
+    """Print a warning."""
+    console.print(f"warning: {what}", style="yellow", highlight=False, soft_wrap=True)

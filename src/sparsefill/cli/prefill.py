@@ -16,25 +16,34 @@ from torch import Tensor
 
 from sparsefill.atomic import write_atomically
 from sparsefill.cli.engine import EngineOptions, is_partial, read_with_engine
-from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
+from sparsefill.cli.inputs import (
+    ModelOptions,
+    beyond_positions,
+    check_dtype,
+    load_to_read,
+    profile_to_read,
+    read_text,
+    resolve_device,
+    resolve_dtype,
+    warn,
+)
 from sparsefill.cli.layers import progress_of_layers
 from sparsefill.data import novel
-from sparsefill.environment import describe_environment, fast_bfloat16, peak_bytes
+from sparsefill.environment import describe_environment, peak_bytes
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import freeze
-from sparsefill.integrations.transformers.loading import Loaded, position_limit
+from sparsefill.integrations.transformers.loading import Loaded
 from sparsefill.integrations.transformers.reading import Reading, read_prompt
-from sparsefill.integrations.transformers.run import Run, architecture_of
+from sparsefill.integrations.transformers.run import Run
 from sparsefill.metrics import kl_divergence, top1_agreement
 from sparsefill.patterns import Dense, Pattern, parse_pattern
-from sparsefill.profile import SEARCHED, Profile, default_profile
+from sparsefill.profile import SEARCHED, Profile
 from sparsefill.search.prompts import first_tokens
 from sparsefill.static import StaticIndices
 
 POSITIONS = 256  # last prompt positions whose logits are compared
 WARM_UP = 256  # tokens read before anything is timed
 LONG = 16384  # tokens from which one piece loses more to fresh memory than to attention
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +81,9 @@ def run_prefill(console: Console, request: Request) -> None:
     method = None if request.method == "minference" else parse_pattern(request.method)
     given = None if request.profile is None else Profile.load(request.profile)
     device = resolve_device(request.device)
-    dtype = DTYPES.get(request.dtype, torch.float32)
-    if request.dtype == "auto" and fast_bfloat16(device):
-        dtype = torch.bfloat16
+    dtype = resolve_dtype(request.dtype, device)
     loaded = load_to_read(console, request, dtype=dtype, device=device)
-    profile = _profile(loaded, method, given)
+    profile = profile_to_read(loaded, given, method)
     ids = _token_ids(console, loaded, text, request).to(device)
     other_ids = None if other is None else _as_long(loaded, other, ids.shape[1], request)
     console.print(
@@ -142,8 +149,7 @@ def _check(request: Request) -> None:
     """Refuse, before any work, what could only fail later."""
     if request.compare not in (None, "dense", "none"):
         raise InputError(f"--compare must be dense or none, got {request.compare!r}")
-    if request.dtype != "auto" and request.dtype not in DTYPES:
-        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {request.dtype!r}")
+    check_dtype(request.dtype)
     if request.profile is not None and request.method != "minference":
         raise InputError(
             f"--profile goes with --method minference, got --method {request.method};"
@@ -158,17 +164,6 @@ def _check(request: Request) -> None:
             )
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise InputError(f"--out must be a folder, got the file {request.out}")
-
-
-def _profile(loaded: Loaded, method: Pattern | None, given: Profile | None) -> Profile:
-    config: Any = loaded.model.config
-    architecture = architecture_of(config.get_text_config())
-    if given is not None:
-        given.require(architecture)
-        return given
-    if method is not None:
-        return Profile.uniform(method, architecture)
-    return default_profile(architecture)
 
 
 def _as_long(loaded: Loaded, text: str, tokens: int, request: Request) -> Int[Tensor, "1 n"]:
@@ -190,16 +185,13 @@ def _token_ids(console: Console, loaded: Loaded, text: str, request: Request) ->
         raise InputError("the prompt must have at least one token, got none; check --prompt-file")
     if ids.shape[1] < request.tokens:
         remarks.append(f"the prompt has only {ids.shape[1]} of the {request.tokens} --tokens")
-    limit = position_limit(loaded.model)
-    if limit is not None and ids.shape[1] > limit:
-        remarks.append(
-            f"{ids.shape[1]} tokens exceed the {limit} positions that {loaded.name} was made for:"
-            " it runs, but what it predicts beyond them is not to be trusted"
-        )
+    beyond = "it runs, but what it predicts beyond them is not to be trusted"
+    if remark := beyond_positions(loaded, ids.shape[1], beyond):
+        remarks.append(remark)
     for remark in remarks:
         if request.strict:
             raise InputError(f"{remark}; pass fewer --tokens, or leave out --strict")
-        console.print(f"warning: {remark}", style="yellow", highlight=False, soft_wrap=True)
+        warn(console, remark)
     return ids
 
 

@@ -13,14 +13,21 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsefill.cli.held_out import report_held_out
-from sparsefill.cli.inputs import ModelOptions, load_to_read, read_text, resolve_device
+from sparsefill.cli.inputs import (
+    ModelOptions,
+    beyond_positions,
+    load_to_read,
+    read_text,
+    resolve_device,
+    warn,
+)
 from sparsefill.cli.layers import layer_reader, progress_of_layers
 from sparsefill.data import novel
 from sparsefill.environment import versions
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import architecture_of, freeze
 from sparsefill.integrations.transformers.identity import weights_sha256
-from sparsefill.integrations.transformers.loading import Loaded, position_limit
+from sparsefill.integrations.transformers.loading import Loaded
 from sparsefill.profile import Profile
 from sparsefill.search import (
     Choice,
@@ -77,7 +84,9 @@ def run_search(console: Console, request: Request) -> None:
     if request.report is not None or request.held_out is not None:
         held_out = _held_out(loaded, request, held_texts)
         _require_other_text(prompts, held_out)
-    _warn_of_length(console, loaded, prompts)
+    beyond = "what heads attend to beyond them is not to be trusted"
+    if remark := beyond_positions(loaded, prompts[0].tokens, beyond):
+        warn(console, remark)
     session = session_of(
         console, loaded, prompts, settings, work=request.work, backend=request.backend
     )
@@ -149,7 +158,7 @@ def prompts_of(
             except InputError as error:
                 if request.prompts:
                     raise
-                _warn(console, f"{error}: searching on synthetic prompts alone")
+                warn(console, f"{error}: searching on synthetic prompts alone")
     return made
 
 
@@ -188,25 +197,11 @@ def _require_other_text(prompts: list[Prompt], held_out: list[Prompt]) -> None:
 def _warn_of_cost(console: Console, found: Profile) -> None:
     cost, budget = found.provenance["calibration"]["cost"], found.provenance["budget"]
     if cost > budget * 1.05:  # alignment is not quite exact
-        _warn(
+        warn(
             console,
             f"the cheapest candidates cost {cost:.1%} of dense attention at this length,"
             f" more than the budget of {budget:.1%}; search on more --tokens",
         )
-
-
-def _warn_of_length(console: Console, loaded: Loaded, prompts: list[Prompt]) -> None:
-    limit, longest = position_limit(loaded.model), prompts[0].tokens
-    if limit is not None and longest > limit:
-        _warn(
-            console,
-            f"{longest} tokens exceed the {limit} positions that {loaded.name} was made for: what"
-            " heads attend to beyond them is not to be trusted",
-        )
-
-
-def _warn(console: Console, what: str) -> None:
-    console.print(f"warning: {what}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def session_of(
