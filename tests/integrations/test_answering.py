@@ -139,6 +139,13 @@ def test_static_cells_come_from_another_text():
     assert len(reader._frozen) == 1
 
 
+def test_losses_by_static_cells_are_those_of_the_prompt():
+    everything = VerticalSlash(verticals=N, slashes=N)
+    static = Method(name="static", cells=everything, static=True)
+    losses, _ = reader_of(other=prompt(N + 20, seed=3)).losses(static, ids_of())
+    torch.testing.assert_close(losses, reader_of().losses(FULL, ids_of())[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("ask", ["answer", "losses", "follow"])
 def test_what_cannot_be_asked(ask: str):
     reader = reader_of()

@@ -155,6 +155,7 @@ class TransformersReader:
         prompt, model = self._ids(ids), _callable(self.model)
         head: Any = model.get_output_embeddings()
         hidden: list[Tensor] = []
+        settings = self._settings(method)  # finds static cells, by calls of its own
 
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden.append(args[0])
@@ -164,7 +165,7 @@ class TransformersReader:
         try:
             with (
                 torch.inference_mode(),
-                sparse_prefill(self.model, method.cells, **self._settings(method)) as run,
+                sparse_prefill(self.model, method.cells, **settings) as run,
             ):
                 clock = run.clock(prompt.device)
                 started = clock()
