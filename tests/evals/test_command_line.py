@@ -126,7 +126,7 @@ def test_what_is_wrong_is_told_before_any_work(
     assert not (tmp_path / "run" / "samples.jsonl").exists()
 
 
-@pytest.mark.parametrize("text", ["", "4096,", "0", "-1", "1e3", "k"])
+@pytest.mark.parametrize("text", ["", "4096,", "0", "-1", "1e3", "k", "1:2", "1:2:0", "1:2:3:4"])
 def test_lengths_that_are_none(text: str):
     with pytest.raises(InputError, match="--lengths must be numbers"):
         parse_lengths(text)

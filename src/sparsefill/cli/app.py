@@ -28,6 +28,19 @@ MethodOption = Annotated[
         " a-shape:sink=64,window=512"
     ),
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
+]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="profile for minference: a file, or a shipped name")
+]
+BackendOption = Annotated[str, typer.Option(help="auto, cpu, triton, torch or reference")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
+]
 
 
 @contextmanager
@@ -155,18 +168,13 @@ def profile_export(
 
 @app.command()
 def prefill(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
-    ] = None,
+    model: ModelOption = None,
     prompt_file: Annotated[
         Path | None, typer.Option(help="text to read; the novel that ships with us if left out")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="read this many first tokens of it")] = 8192,
     method: MethodOption = "minference",
-    profile: Annotated[
-        str | None, typer.Option(help="profile for minference: a file, or a shipped name")
-    ] = None,
+    profile: ProfileOption = None,
     static: Annotated[
         Path | None, typer.Option(help="a text whose cells to use, whatever the prompt holds")
     ] = None,
@@ -180,9 +188,9 @@ def prefill(
     out: Annotated[
         Path | None, typer.Option(help="folder for report.json and the pictures")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    backend: BackendOption = "auto",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     min_length: Annotated[
         int | None,
         typer.Option(min=1, help="stay dense below this many keys; default: where faster"),
@@ -214,9 +222,7 @@ def prefill(
         bool, typer.Option("--resume", help="go on with what --save-kv holds")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="make warnings errors")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
-    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Read a long prompt sparsely, and show what it saved and what it cost."""
     from sparsefill.cli.engine import EngineOptions
@@ -256,10 +262,7 @@ def prefill(
 @app.command()
 def search(
     out: Annotated[Path, typer.Option(help="profile to write, a .json")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
-    ] = None,
+    model: ModelOption = None,
     prompts: Annotated[
         list[str] | None,
         typer.Option(
@@ -293,11 +296,9 @@ def search(
         typer.Option(help="a text file, or synthetic; the novel that ships with us if left out"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the synthetic prompts")] = 0,
-    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
-    ] = False,
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Find the pattern of every head of a model, and write them as a profile."""
     from sparsefill.cli.search import Request, run_search
@@ -335,10 +336,7 @@ def evaluate(
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder of the run; one that is there goes on")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hugging Face id, folder or GGUF file; the embedded model if left out"),
-    ] = None,
+    model: ModelOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -346,11 +344,10 @@ def evaluate(
             " for all heads; may be repeated; full and minference if left out"
         ),
     ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="file or shipped name: what minference reads by")
-    ] = None,
+    profile: ProfileOption = None,
     lengths: Annotated[
-        str, typer.Option(help="tokens of prompt and answer, such as 4096,8192 or 4k,1m")
+        str,
+        typer.Option(help="tokens of prompt and answer, such as 4k,1m; 1k:100k:20 is 20 of them"),
     ] = "4096",
     samples: Annotated[int, typer.Option(min=1, help="of each task and length")] = 25,
     template: Annotated[
@@ -375,12 +372,10 @@ def evaluate(
     min_length: Annotated[
         int, typer.Option(min=1, help="keys below which layers stay dense, whatever the method")
     ] = 1,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
-    backend: Annotated[str, typer.Option(help="auto, cpu, torch or reference")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="run code that comes with the model")
-    ] = False,
+    dtype: DtypeOption = "auto",
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what sparse attention costs in answers; a run that was stopped goes on."""
     from sparsefill.cli.eval import Request, parse_lengths, run_eval

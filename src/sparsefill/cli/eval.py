@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -129,20 +130,28 @@ def run_eval(console: Console, request: Request) -> None:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """Read lengths as people write them.
+    """Read lengths as people write them; `first:last:count` are so many, equally far apart.
 
     Raises:
         InputError: one is no number of tokens.
 
     Example:
-        >>> parse_lengths("500,4k,1m")
-        [500, 4096, 1048576]
+        >>> parse_lengths("500,4k,1m"), parse_lengths("1000:1m:3")
+        ([500, 4096, 1048576], [1000, 524788, 1048576])
     """
     units = {"": 1, "k": 1 << 10, "m": 1 << 20}
-    found = [re.fullmatch(r"([0-9]+)([km]?)", own.strip().lower()) for own in text.split(",")]
-    lengths = [int(own[1]) * units[own[2]] for own in found if own is not None]
-    if len(lengths) < len(found) or min(lengths) < 1:
-        raise InputError(f"--lengths must be numbers such as 4096,8k,1m, got {text!r}")
+    one = r"([1-9][0-9]*)([km]?)"
+    lengths: list[int] = []
+    for own in text.lower().split(","):
+        found = re.fullmatch(f"{one}(?::{one}:([1-9][0-9]*))?", own.strip())
+        if found is None:
+            raise InputError(
+                f"--lengths must be numbers such as 4096,8k,1m or 1k:100k:20, got {text!r}"
+            )
+        first = int(found[1]) * units[found[2]]
+        last = first if found[3] is None else int(found[3]) * units[found[4]]
+        steps = np.linspace(first, last, int(found[5] or 1))
+        lengths += [int(step) for step in np.round(steps)]
     return lengths
 
 
