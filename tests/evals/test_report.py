@@ -275,9 +275,11 @@ def test_nothing_said_is_counted_beside_the_score(tmp_path: Path):
         row("ruler/vt", 4096, 0, "full", answer=" \n\t\x00"),
         row("ruler/vt", 4096, 1, "full", answer="x"),
         row("ruler/vt", 8192, 0, "full", answer="", score=None),
+        row("copying/word_lists", 4096, 0, "full", answer="", new_tokens=0),
     ]
     cells = summary_of(tmp_path / "read", rows).cells
-    assert [cell.nulls for cell in cells.values()] == [1, 0]
+    nulls = {where[:2]: cell.nulls for where, cell in cells.items()}
+    assert nulls == {("ruler/vt", 4096): 1, ("ruler/vt", 8192): 0, ("copying/word_lists", 4096): 0}
     written = report(tmp_path, rows)["report.html"].decode()
     assert "n 2, null 1" in written
 

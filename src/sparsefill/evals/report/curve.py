@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from sparsefill.evals.report import words
 from sparsefill.evals.report.colours import Stroke
-from sparsefill.evals.report.figure import Figure, Number, label, num, width_of
+from sparsefill.evals.report.figure import (
+    Figure,
+    Number,
+    label,
+    num,
+    title_of,
+    width_of,
+    width_of_title,
+)
 from sparsefill.evals.report.markup import Markup, element
 
 WIDTH, HEIGHT = 420.0, 220.0  # of the plot itself
@@ -60,10 +68,10 @@ class Curves:
             name=self.name,
             title=self.title,
             description=self.description,
-            width=LEFT + max(WIDTH, width_of(self.title, size=13)) + RIGHT,
+            width=LEFT + max(WIDTH, width_of_title(self.title)) + RIGHT,
             height=bottom + 44 + legend,
             body=(
-                label(LEFT, 18, self.title, size=13, anchor="start", font_weight="600"),
+                title_of(self.title, x=LEFT),
                 *self._axes(),
                 *(part for place in range(len(self.series)) for part in self._draw(place)),
                 *self._legend(bottom + 56),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsefill.evals.report.colours import Stops, ink, shade
-from sparsefill.evals.report.figure import Figure, label, num, width_of
+from sparsefill.evals.report.figure import Figure, label, num, title_of, width_of, width_of_title
 from sparsefill.evals.report.markup import Markup, element
 
 WIDEST, TALLEST = 720, 380  # of the cells together
@@ -59,7 +59,7 @@ class HeatMap:
             stroke="currentColor",
             stroke_opacity="0.4",
         )
-        total = LEFT + max(whole[0], 240.0, width_of(self.title, size=13)) + RIGHT
+        total = LEFT + max(whole[0], 240.0, width_of_title(self.title)) + RIGHT
         return Figure(
             name=self.name,
             title=self.title,
@@ -67,7 +67,7 @@ class HeatMap:
             width=total,
             height=TOP + whole[1] + BOTTOM,
             body=(
-                label(LEFT, 18, self.title, size=13, anchor="start", font_weight="600"),
+                title_of(self.title, x=LEFT),
                 *cells,
                 frame,
                 *self._labels(width, height),

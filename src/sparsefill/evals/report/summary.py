@@ -61,8 +61,9 @@ class Cell:
 
     @property
     def nulls(self) -> int:
-        """Count scored samples to which nothing was said."""
-        return sum(row.score is not None and _says_nothing(row.answer) for row in self.rows)
+        """Count scored samples that were to be answered, and to which nothing was said."""
+        asked = [row for row in self.rows if row.score is not None and row.new_tokens]
+        return sum(_says_nothing(row.answer) for row in asked)
 
     @property
     def density(self) -> float | None:
