@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -113,6 +114,15 @@ def test_a_model_that_changes_its_logits_afterwards_is_refused():
     with pytest.raises(UnsupportedError, match="after the output projection"):
         reader.losses(FULL, ids_of())
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary():
+    reader = reader_of()
+    head: Any = reader.model.get_output_embeddings()
+    head.weight.data.zero_()
+    losses, _ = reader.losses(FULL, ids_of(ROWS + 70))
+    assert len(losses) == ROWS + 69
+    torch.testing.assert_close(losses, torch.full_like(losses, math.log(128)))
 
 
 def test_a_sparse_method_keeps_less_and_predicts_otherwise():

@@ -12,7 +12,7 @@ from sparsefill.evals.filler import opening, read_filler, rotation
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.task import Making, Outcome
 from sparsefill.evals.tasks.copying import make_copying, mean_score, score_continuation
-from sparsefill.evals.tasks.perplexity import by_position, cut_windows, read_out
+from sparsefill.evals.tasks.perplexity import by_position, cut_window, read_out
 from sparsefill.reader import Method, Reader
 
 Measure = Callable[[Reader, Method], Outcome]
@@ -61,27 +61,25 @@ class PerplexityTask:
 
     def prepare(self, making: Making) -> Measure:
         """Take the window of the sample's number."""
-        texts = [making.haystack]
-        window = cut_windows(texts, making.prompter, making.length, making.index + 1)[-1]
+        window = cut_window(making.haystack, making.prompter, making.length, making.index)
 
         def measure(reader: Reader, method: Method) -> Outcome:
             losses, prefill = reader.losses(method, window.ids)
-            told = read_out([losses])
-            edges = [0, *(edge for edge in EDGES if edge < len(losses)), len(losses)]
+            told = read_out(losses)
+            edges = [0, *(edge for edge in EDGES if edge < told.tokens), told.tokens]
+            parts = zip(edges[1:], by_position(losses, edges), strict=True)
             values = {
-                "nll": told.whole.nll,
-                "nll_tokens": float(told.whole.tokens),
-                "perplexity": told.whole.perplexity,
-                "nll_of_last_4096": told.last.nll,
+                "nll": told.nll,
+                "nll_tokens": float(told.tokens),
+                "perplexity": told.perplexity,
+                "nll_of_last_4096": told.last,
+                **{f"nll_to_{end}": part for end, part in parts},
             }
-            for last, part in zip(edges[1:], by_position([losses], edges), strict=True):
-                if part is not None:
-                    values[f"nll_to_{last}"] = part.nll
             return Outcome(
                 tokens=len(window.ids),
                 prefill=prefill,
                 values=values,
-                recipe={"text": window.text, "start": window.start},
+                recipe={"text": making.haystack.name, "start": window.start},
             )
 
         return measure

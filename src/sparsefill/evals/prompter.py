@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sparsefill.errors import InputError
@@ -71,6 +73,12 @@ class Prompter:
         if special and ids and ids[-1] == end and not text.endswith(self.tokenizer.decode([end])):
             return ids[:-1]  # the tokenizer ended the text, which goes on
         return ids
+
+    @cached_property
+    def encode_once(self) -> Callable[[str], Sequence[int]]:
+        """Turn a text that every sample needs into tokens, remembered until another one comes."""
+        # here, not beside the function: tokenizers need not be hashable
+        return lru_cache(maxsize=1)(lambda text: tuple(self.encode(text)))
 
     def decode(self, ids: list[int]) -> str:
         """Turn tokens into text, markers of the template left out."""
