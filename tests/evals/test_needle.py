@@ -13,14 +13,7 @@ from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
 from sparsefill.evals.tasks.cities import CITIES
-from sparsefill.evals.tasks.needle import (
-    CLASSIC,
-    MINFERENCE,
-    TASKS,
-    grid,
-    grid_lengths,
-    needle_task,
-)
+from sparsefill.evals.tasks.needle import CLASSIC, MINFERENCE, TASKS, needle_task
 from tests.support.small_bpe import small_bpe
 
 HAYSTACK = Haystack("novel", novel()[:200_000])
@@ -195,16 +188,14 @@ def test_scores():
     assert OLD.score("", references) == 0
 
 
-def test_grids():
-    depths = [depth for depth, _ in grid(10, 5)]
-    assert len(depths) == 50
-    assert depths[:10] == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
-    assert [turn for _, turn in grid(10, 5)][::10] == [0, 1, 2, 3, 4]
+def test_samples_go_through_all_depths_before_the_next_round():
     assert (MINFERENCE.depths, CLASSIC.depths) == (10, 35)
-    assert len(grid_lengths(1000, 1_000_000)) == 15
-    assert grid_lengths(1000, 1_000_000)[1] == 72357
-    place = make(index=13).recipe
-    assert (place["depth_percent"], place["round"]) == grid(10, 5)[13]
+    places = [make(length=700, index=index).recipe for index in range(20)]
+    depths = [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
+    assert [place["depth_percent"] for place in places] == depths * 2
+    assert [place["round"] for place in places] == [0] * 10 + [1] * 10
+    last = make(OLD, length=700, index=69).recipe
+    assert (last["depth_percent"], last["round"]) == (100, 1)
 
 
 def test_cities_are_told_apart():

@@ -1,13 +1,12 @@
 """How far a model strays from its own dense self: no labels, no benchmark.
 
-Rows of logits and greedy outputs of the same prompt, dense and sparse, are compared; gates say
-in one word how close they are.
+Rows of logits and greedy outputs of the same prompt, dense and sparse, are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -151,149 +150,3 @@ def first_divergence(dense: Sequence[int], sparse: Sequence[int]) -> int | None:
         if one != other:
             return at
     return None if len(dense) == len(sparse) else min(len(dense), len(sparse))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flips:
-    """Answers whose score changed between dense and sparse.
-
-    Args:
-        worse: how many scored lower with sparse attention.
-        better: how many scored higher.
-        samples: how many there were.
-    """
-
-    worse: int
-    better: int
-    samples: int
-
-    @property
-    def share(self) -> float:
-        """Share of answers that changed either way: a mean can hide them."""
-        return (self.worse + self.better) / self.samples
-
-
-def count_flips(dense: Sequence[float | int], sparse: Sequence[float | int]) -> Flips:
-    """Count the answers whose score changed, of the same samples in the same order.
-
-    Example:
-        >>> count_flips([1, 1, 0, 0], [1, 0, 1, 0])
-        Flips(worse=1, better=1, samples=4)
-    """
-    if len(dense) != len(sparse) or not len(dense):
-        raise InputError(
-            f"flips need scores of the same samples, got {len(dense)} and {len(sparse)}"
-        )
-    pairs = list(zip(dense, sparse, strict=True))
-    return Flips(
-        worse=sum(one > other for one, other in pairs),
-        better=sum(one < other for one, other in pairs),
-        samples=len(pairs),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a gate looks at; None where it was not measured.
-
-    Args:
-        recall_mean: attention mass kept, over all queries.
-        recall_p1: its 1st percentile.
-        output_median: relative L2 error of the attention output, of the median layer.
-        output_worst: of the worst layer.
-        kl_mean: mean KL(dense || sparse) of the prompt's last positions, in nats.
-        top1: share of the same most likely next tokens there.
-        perplexity_ratio: sparse over dense.
-    """
-
-    recall_mean: float | None = None
-    recall_p1: float | None = None
-    output_median: float | None = None
-    output_worst: float | None = None
-    kl_mean: float | None = None
-    top1: float | None = None
-    perplexity_ratio: float | None = None
-
-
-HIGHER_IS_BETTER = {"recall_mean", "recall_p1", "top1"}
-# For scale: quantising Llama 3 8B costs a mean KL of 0.0014 (q8_0), 0.0055 (q6_K) or 0.031
-# (q4_K_M), by llama.cpp on wikitext.
-LOSSLESS = Measured(
-    recall_mean=0.98,
-    recall_p1=0.90,
-    output_median=0.03,
-    output_worst=0.10,
-    kl_mean=2e-3,
-    top1=0.975,
-    perplexity_ratio=1.002,
-)
-NEAR_LOSSLESS = Measured(
-    recall_mean=0.95,
-    recall_p1=0.80,
-    output_median=0.06,
-    output_worst=0.20,
-    kl_mean=6e-3,
-    top1=0.96,
-    perplexity_ratio=1.005,
-)
-ALARM = Measured(
-    recall_mean=0.90,
-    output_median=0.15,
-    kl_mean=3e-2,
-    top1=0.92,
-    perplexity_ratio=1.02,
-)
-GATES = {"lossless": LOSSLESS, "near-lossless": NEAR_LOSSLESS}
-
-
-class Level(NamedTuple):
-    """How close a result is to dense attention.
-
-    Args:
-        name: `lossless`, `near-lossless`, `lossy` or `alarm`.
-        because: measures that kept it from a better level, or raised the alarm.
-        judged: measures that there were.
-    """
-
-    name: str
-    because: tuple[str, ...]
-    judged: tuple[str, ...]
-
-
-def level_of(measured: Measured) -> Level:
-    """Say which gate a result passes: every measure that there is must.
-
-    One measure past its alarm is an alarm, whatever the others say.
-
-    Raises:
-        InputError: nothing was measured, or not as a number.
-
-    Example:
-        >>> level_of(Measured(kl_mean=0.001, top1=0.97))
-        Level(name='near-lossless', because=('top1',), judged=('kl_mean', 'top1'))
-    """
-    values = {field.name: getattr(measured, field.name) for field in fields(Measured)}
-    judged = tuple(name for name, value in values.items() if value is not None)
-    if not judged or any(values[name] != values[name] for name in judged):
-        raise InputError(f"a gate needs measures that are numbers, got {measured}")
-    if alarms := _beyond(measured, ALARM):
-        return Level("alarm", alarms, judged)
-    because: tuple[str, ...] = ()
-    for name, gate in GATES.items():
-        failed = _beyond(measured, gate)
-        if not failed:
-            return Level(name, because, judged)
-        because = failed
-    return Level("lossy", because, judged)
-
-
-def _beyond(measured: Measured, gate: Measured) -> tuple[str, ...]:
-    """Name the measures that are worse than a gate's."""
-    found = []
-    for field in fields(Measured):
-        value, limit = getattr(measured, field.name), getattr(gate, field.name)
-        if value is None or limit is None:
-            continue
-        worse = value < limit if field.name in HIGHER_IS_BETTER else value > limit
-        found += [field.name] if worse else []
-    return tuple(found)

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from sparsefill.evals.report.groups import group_difference, group_score, groups_of, means_by_length
-from sparsefill.evals.report.interval import Interval
 from sparsefill.evals.report.summary import Cell, Summary
+from sparsefill.evals.statistics import Interval
 from sparsefill.evals.tasks.ruler.aggregate import effective_length
 
 COLUMNS = ("task", "length", "method", "n", "score", "low", "high", "nulls", "density", "recall")

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from sparsefill.evals.statistics import paired_difference
+from sparsefill.evals.statistics import Interval, paired_difference
 
 SEED = 0
 RESAMPLES = 2000  # an end of an interval moves by some 3 % of its width between seeds
-
-
-class Interval(NamedTuple):
-    """A mean, where it may lie, and of how many samples or pairs it is."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
 
 
 def interval_of(values: Sequence[float]) -> Interval | None:
@@ -31,8 +21,7 @@ def difference_of(a: Sequence[float], b: Sequence[float]) -> Interval | None:
     """Return the mean of `a - b`, by resampling pairs; None of no pairs."""
     if not a:
         return None
-    found = paired_difference(a, b, seed=SEED, resamples=RESAMPLES)
-    return Interval(found.mean, found.low, found.high, found.samples)
+    return paired_difference(a, b, seed=SEED, resamples=RESAMPLES)
 
 
 def mean_of_tasks(tasks: Sequence[Sequence[float]]) -> Interval:

@@ -11,8 +11,8 @@ from sparsefill.evals.report.curve import Curves, Point, Series
 from sparsefill.evals.report.figure import Figure, Number, file_name
 from sparsefill.evals.report.groups import Group, group_score
 from sparsefill.evals.report.heat import HeatMap
-from sparsefill.evals.report.interval import Interval
 from sparsefill.evals.report.summary import Cell, Summary, by_head, counterpart, mean_of
+from sparsefill.evals.statistics import Interval
 
 DEPTH = "depth_percent"  # of a recipe: where the needle lies
 PERCENT = 100

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sparsefill.errors import InputError
-from sparsefill.evals.report.interval import Interval, difference_of, interval_of
+from sparsefill.evals.report.interval import difference_of, interval_of
 from sparsefill.evals.results import Key, Results, Row
+from sparsefill.evals.statistics import Interval
 
 FULL = ("full", "dense")  # names of full attention, which other methods are compared with
 OURS = "minference"  # methods that begin so stand next

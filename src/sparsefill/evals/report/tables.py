@@ -12,9 +12,9 @@ from sparsefill.evals.report.groups import (
     is_scored,
     means_by_length,
 )
-from sparsefill.evals.report.interval import Interval
 from sparsefill.evals.report.markup import Child, Markup, element
 from sparsefill.evals.report.summary import Cell, Summary
+from sparsefill.evals.statistics import Interval
 from sparsefill.evals.tasks.ruler.aggregate import effective_length, weighted_mean
 
 Line = tuple[Child, ...]

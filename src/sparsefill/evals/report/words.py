@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsefill.evals.report.interval import Interval
+from sparsefill.evals.statistics import Interval
 
 NONE = "\N{EN DASH}"
 

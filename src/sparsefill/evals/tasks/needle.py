@@ -75,26 +75,6 @@ def place(index: int, depths: int) -> tuple[int, int]:
     return int(np.round(np.linspace(0, 100, depths))[step]), turn
 
 
-def grid(depths: int, rounds: int) -> tuple[tuple[int, int], ...]:
-    """Return (depth in percent, round) of all samples of one length, in order.
-
-    Example:
-        >>> grid(2, 2)
-        ((0, 0), (100, 0), (0, 1), (100, 1))
-    """
-    return tuple(place(index, depths) for index in range(depths * rounds))
-
-
-def grid_lengths(shortest: int, longest: int, count: int = 15) -> tuple[int, ...]:
-    """Return the lengths of a grid, equally far apart.
-
-    Example:
-        >>> grid_lengths(1000, 1_000_000, 3)
-        (1000, 500500, 1000000)
-    """
-    return tuple(int(length) for length in np.round(np.linspace(shortest, longest, count)))
-
-
 def make_needle(variant: Variant, making: Making) -> Sample:
     """Make a sample with a token count that is met exactly, or missed by as few as cuts allow.
 
