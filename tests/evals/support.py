@@ -1,4 +1,4 @@
-"""A reader without a model, and a tokenizer without a vocabulary."""
+"""A reader without a model, and what samples are made from."""
 
 from __future__ import annotations
 
@@ -10,33 +10,10 @@ from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.task import Making
 from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
+from tests.support.tokenizers import EndingTokenizer
 
 TOOK = Prefill(ttft_s=0.5, attention_s=0.25, estimate_s=0.125, density=0.5)
 HAYSTACK = Haystack("words", "It was a long way to the town. They walked. " * 400)
-
-
-class Bytes:
-    """A tokenizer of one token a byte, whose texts begin with token 256 and end with 257."""
-
-    eos_token_id = 257
-    chat_template = "yes"
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        own = list(text.encode())
-        return [256, *own, 257] if add_special_tokens else own
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        names = {256: "<s>", 257: "</s>"}
-        parts = ["" if skip_special_tokens and i in names else names.get(i, chr(i)) for i in ids]
-        return "".join(parts)
-
-    def apply_chat_template(
-        self, messages: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        assert not tokenize
-        assert add_generation_prompt
-        told = "".join(f"<{m['role']}>{m['content']}</s>" for m in messages)
-        return f"<s>{told}<assistant>"
 
 
 class Scripted:
@@ -82,5 +59,5 @@ class Scripted:
 
 
 def making(task: str = "a/task", length: int = 600, index: int = 0, **options) -> Making:
-    settings = {"seed": 42, "haystack": HAYSTACK, "prompter": Prompter(tokenizer=Bytes())}
+    settings = {"seed": 42, "haystack": HAYSTACK, "prompter": Prompter(tokenizer=EndingTokenizer())}
     return Making(task=task, length=length, index=index, **{**settings, **options})

@@ -175,7 +175,7 @@ def test_all_values_of_an_expression_stay_between_0_and_99():
 def interpret(code: str, call: str) -> tuple[int, int]:
     """Return the value of a call and how many functions it took, from the text alone."""
     bodies = dict(re.findall(r"def (func_\d+)\(x\):\n    return (.+)\n", code))
-    name, argument = re.fullmatch(r"(func_\d+)\((-?\d+)\)", call).groups()  # type: ignore[union-attr]
+    ((name, argument),) = re.findall(r"^(func_\d+)\((-?\d+)\)$", call)
     added, steps = int(argument), 0
     while name != "x":
         value, _, change = bodies[name].partition(" ")

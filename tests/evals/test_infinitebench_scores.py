@@ -33,7 +33,7 @@ def score(name: str, said: str, *references: str, rules: str = "official") -> fl
         ("5 71432", 0),
         ("071432", 0),  # compared as text
         ("714320", 0),
-        ("７1432", 0),  # noqa: RUF001 - only the ten ASCII digits count
+        ("\N{FULLWIDTH DIGIT SEVEN}1432", 0),  # only the ten ASCII digits count
     ],
 )
 def test_the_first_digits_are_the_answer(name: str, said: str, right: int):

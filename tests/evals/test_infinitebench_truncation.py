@@ -42,10 +42,10 @@ def test_what_fits_stays_as_it_is():
 
 def test_a_template_stays_whole():
     cut = cut_middle(sample(NUMBERED, length=300, prefix="Answer:", new_tokens=10), CHAT)
-    around = len("<user></user><assistant>Answer:")
+    around = len("<s><user></user><assistant>Answer:")
     half = (290 - around) // 2
     prompt = NUMBERED[:half] + NUMBERED[-half:]
-    assert CHAT.text(cut) == f"<user>{prompt}</user><assistant>Answer:"
+    assert CHAT.text(cut) == f"<s><user>{prompt}</user><assistant>Answer:"
     assert CHAT.count(cut) in (289, 290)
 
 

@@ -17,7 +17,7 @@ ASKED = {  # the row's own question, where the prompt shows it
     " The second largest number of the list is: ",
     "code_run": "Please give me the exact number of the return value of func_17(-4). Your response"
     " should end with the sentence 'The return value is:'.",
-    "longbook_qa_chn": "谁？",  # noqa: RUF001
+    "longbook_qa_chn": "谁\N{FULLWIDTH QUESTION MARK}",
 }
 PROMPTS = {
     "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and"
@@ -46,7 +46,8 @@ PROMPTS = {
     "longbook_choice_eng": "Read the book and answer the question.\n\n{{x}}\n\nQuestion: Who?\n"
     "A. o1\nB. o2\nC. o3\nD. o4\n\n|The letter of the correct answer is",
     "longbook_sum_eng": "Summarize the book below.\n\n{{x}}\n\n|Summary:",
-    "longbook_qa_chn": "阅读以下书籍然后回答问题。\n\n{{x}}\n\n问题：谁？\n|答案：",  # noqa: RUF001
+    "longbook_qa_chn": "阅读以下书籍然后回答问题。\n\n{{x}}\n\n"
+    "问题\N{FULLWIDTH COLON}谁\N{FULLWIDTH QUESTION MARK}\n|答案\N{FULLWIDTH COLON}",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -66,13 +67,11 @@ def test_what_cannot_be_cut_is_refused():
         cut_window(TEXT, PROMPTER, 1, 0)
 
 
+@dataclass
 class Counting(ByteTokenizer):
-    """Counts the long texts that it reads, and cannot be hashed."""
+    """Counts the long texts that it reads; having a value, it cannot be hashed."""
 
-    __hash__ = None
-
-    def __init__(self) -> None:
-        self.read: list[int] = []
+    read: list[int] = field(default_factory=list)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         self.read += [len(text)] if len(text) > 100 else []
@@ -81,6 +80,8 @@ class Counting(ByteTokenizer):
 
 def test_a_run_reads_its_text_once():
     tokenizer = Counting()
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(tokenizer)
     prompter = Prompter(tokenizer=tokenizer)
     windows = [
         cut_window(TEXT, prompter, length, index) for length in (500, 900) for index in range(5)

@@ -86,7 +86,8 @@ def test_the_example_of_common_words_is_an_earlier_turn():
     ((question, answer),) = sample.turns
     base, chat = prompter().text(sample), prompter("chat").text(sample)
     assert base == f"{question}{answer}\n{sample.prompt}{sample.prefix}"
-    assert chat.startswith(f"<user>\n{question}\n<assistant>\n{answer}\n<user>\n{sample.prompt}")
+    turns = f"<user>{question}</user><assistant>{answer}</assistant><user>{sample.prompt}</user>"
+    assert chat == f"<s>{turns}<assistant>{sample.prefix}"
 
 
 def test_more_words_than_the_list_has_are_invented(monkeypatch: pytest.MonkeyPatch):

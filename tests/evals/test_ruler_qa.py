@@ -68,9 +68,13 @@ def test_other_paragraphs_of_the_article_come_first(squad: Path):
     found = documents(sample)
     assert len(found) == sample.recipe["units"] == len(set(found))
     assert sum("of article 0." in document for document in found) == 4
-    short = make(QA_1, 300, data=squad)
-    assert 1 < len(documents(short)) <= 4
-    assert all("of article 0." in document for document in documents(short))
+
+
+@pytest.mark.parametrize(("length", "count"), [(190, 1), (230, 2), (280, 3), (340, 4), (400, 5)])
+def test_paragraphs_of_other_articles_come_last(squad: Path, length: int, count: int):
+    found = documents(make(QA_1, length, data=squad))
+    assert len(found) == count
+    assert sum("of article 0." in document for document in found) == min(count, 4)
 
 
 def test_all_paragraphs_of_a_hotpotqa_question_are_its_own(hotpotqa: Path):

@@ -58,7 +58,7 @@ def test_the_template_counts_too(task: Task):
     used = prompter("chat").count(sample) + sample.new_tokens
     assert 0.97 * 4096 < used <= 4096
     text = prompter("chat").text(sample)
-    assert text.endswith(f"{sample.prompt}\n<assistant>\n{sample.prefix}")  # in the model's turn
+    assert text.endswith(f"{sample.prompt}</user><assistant>{sample.prefix}")  # in the model's turn
 
 
 @each_task

@@ -19,19 +19,13 @@ from sparsefill.integrations.lm_eval import process_results, sparse_lm, write_ta
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.patterns import AShape, Dense
 from sparsefill.reader import Method
-from tests.evals.support import Bytes, making
+from tests.evals.support import making
 from tests.support.models import tiny_model
 from tests.support.tiny import RULE, tiny_tokenizer
+from tests.support.tokenizers import ByteTokenizer
 
 LENGTH = 600
 NEW_TOKENS = 12
-
-
-class Endless(Bytes):
-    """A tokenizer that does not mark the end of texts."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return [256] * add_special_tokens + list(text.encode())
 
 
 def make(making: Making) -> Sample:
@@ -85,8 +79,8 @@ def _toys(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sparsefill.integrations.lm_eval.tasks_of", toys_of)
 
 
-def of_endless(task: str, length: int, index: int) -> Making:
-    return making(task, length, index, prompter=Prompter(tokenizer=Endless()))
+def of_bytes(task: str, length: int, index: int) -> Making:
+    return making(task, length, index, prompter=Prompter(tokenizer=ByteTokenizer()))
 
 
 class Loader(yaml.SafeLoader):
@@ -106,7 +100,7 @@ def read_jsonl(path: str) -> list[dict[str, Any]]:
 
 def test_a_task_is_what_lm_eval_reads(tmp_path: Path):
     folder = tmp_path / 'a "quoted": füßer'
-    names = write_tasks(folder, ["toy/number"], of_endless, lengths=[300, LENGTH], samples=3)
+    names = write_tasks(folder, ["toy/number"], of_bytes, lengths=[300, LENGTH], samples=3)
     assert names == ["sparsefill_toy_number_300", "sparsefill_toy_number_600"]
     assert {path.suffix for path in folder.iterdir()} == {".yaml", ".jsonl", ".py"}
     read = read_yaml(folder / "sparsefill_toy_number_600.yaml")
@@ -128,7 +122,7 @@ def test_a_task_is_what_lm_eval_reads(tmp_path: Path):
     rows = read_jsonl(read["dataset_kwargs"]["data_files"][read["test_split"]])
     assert len(rows) == 3
     for index, row in enumerate(rows):
-        own = of_endless("toy/number", LENGTH, index)
+        own = of_bytes("toy/number", LENGTH, index)
         sample = make(own)
         assert row[read["doc_to_text"]] == own.prompter.text(sample)
         assert row[read["doc_to_target"]] == list(sample.references)
@@ -137,7 +131,7 @@ def test_a_task_is_what_lm_eval_reads(tmp_path: Path):
 
 
 def test_the_score_is_that_of_the_task(tmp_path: Path):
-    write_tasks(tmp_path, ["toy/number"], of_endless, lengths=[LENGTH], samples=1)
+    write_tasks(tmp_path, ["toy/number"], of_bytes, lengths=[LENGTH], samples=1)
     doc = {"task": "toy/number", "references": ["41", "7"]}
     namespace: dict[str, Any] = {}
     exec((tmp_path / "sparsefill_scores.py").read_text("utf-8"), namespace)
@@ -149,7 +143,7 @@ def test_the_score_is_that_of_the_task(tmp_path: Path):
 def test_tasks_without_answers_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="toy/unasked"):
         write_tasks(
-            tmp_path / "new", ["toy/number", "toy/unasked"], of_endless, lengths=[600], samples=1
+            tmp_path / "new", ["toy/number", "toy/unasked"], of_bytes, lengths=[600], samples=1
         )
     assert not (tmp_path / "new").exists()
 
@@ -158,14 +152,14 @@ def test_tasks_whose_files_are_missing_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     names, options = ["toy/number", "toy/filed"], {"lengths": [LENGTH], "samples": 1}
-    assert len(write_tasks(tmp_path, names, of_endless, **options)) == 1
+    assert len(write_tasks(tmp_path, names, of_bytes, **options)) == 1
     assert "toy/filed" in caplog.text
-    assert len(write_tasks(tmp_path, names, of_endless, data=tmp_path, **options)) == 2
+    assert len(write_tasks(tmp_path, names, of_bytes, data=tmp_path, **options)) == 2
 
 
 def test_what_lm_eval_would_read_otherwise_is_refused(tmp_path: Path):
     with pytest.raises(UnsupportedError, match=r"toy/uneven-number has \[5, 6\]"):
-        write_tasks(tmp_path, ["toy/uneven-number"], of_endless, lengths=[LENGTH], samples=2)
+        write_tasks(tmp_path, ["toy/uneven-number"], of_bytes, lengths=[LENGTH], samples=2)
     with pytest.raises(UnsupportedError, match="marks the end"):
         write_tasks(tmp_path, ["toy/number"], making, lengths=[LENGTH], samples=1)
     assert not list(tmp_path.glob("*.yaml"))
@@ -173,7 +167,7 @@ def test_what_lm_eval_would_read_otherwise_is_refused(tmp_path: Path):
 
 def test_the_chat_template_is_written_out(tmp_path: Path):
     def chat(task: str, length: int, index: int) -> Making:
-        prompter = Prompter(tokenizer=Bytes(), template="chat")
+        prompter = Prompter(tokenizer=ByteTokenizer(), template="chat")
         return making(task, length, index, prompter=prompter)
 
     (name,) = write_tasks(tmp_path, ["toy/number"], chat, lengths=[LENGTH], samples=1)

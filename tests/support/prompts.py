@@ -5,28 +5,19 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
+from tests.support.tokenizers import PieceTokenizer
 
-CHAT = (
-    "{% for message in messages %}<{{ message.role }}>\n{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
-)
+# words in fives, numbers in digits; marks, lines and blanks alone
+PIECES = PieceTokenizer(r" ?[^\W\d]{1,5}|\d|\s|[^\w\s]|_")
 
 
 @cache
 def prompter(template: str = "base") -> Prompter:
-    """Return a prompter of a tokenizer that cuts words into fives and numbers into digits."""
-    cut = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
-    cut.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[^\W\d]{1,5}|\d|\s|[^\w\s]"), "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cut, unk_token="?")
-    tokenizer.chat_template = CHAT
-    return Prompter(tokenizer=tokenizer, template=template)
+    return Prompter(tokenizer=PIECES, template=template)
 
 
 @cache

@@ -10,10 +10,19 @@ from collections.abc import Sequence
 
 from sparsefill.errors import UnsupportedError
 
-# The benchmark's own list, which has the closing mark 》 without the opening one.
-_CHINESE = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."  # noqa: E501, RUF001
+# First and last code points of the benchmark's own list, which has the closing mark U+300B
+# without the opening one, and no full-width full stop, U+FF0E.
+_CHINESE = (
+    *((0x2013, 0x2014), (0x2018, 0x2019), (0x201B, 0x201F), (0x2026, 0x2027)),  # dashes, quotes
+    *((0x3001, 0x3003), (0x300B, 0x3011), (0x3014, 0x301F)),  # commas, full stops, brackets
+    *((0x3030, 0x3030), (0x303E, 0x303F), (0xFE4F, 0xFE4F)),  # wavy lines, marks
+    *((0xFF01, 0xFF0D), (0xFF0F, 0xFF0F), (0xFF1A, 0xFF20)),  # ASCII's, at full width,
+    *((0xFF3B, 0xFF40), (0xFF5B, 0xFF64)),  # and four of half width
+)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_NO_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + _CHINESE)
+_NO_CHINESE_PUNCTUATION = _NO_PUNCTUATION | {
+    code: None for first, last in _CHINESE for code in range(first, last + 1)
+}
 
 
 def word_f1(said: str, references: Sequence[str]) -> float:

@@ -84,7 +84,11 @@ WORDING = {
         "The letter of the correct answer is",
     ),
     "longbook_sum_eng": Wording("Summarize the book below.\n\n", "\n\n", "Summary:"),
-    "longbook_qa_chn": Wording("阅读以下书籍然后回答问题。\n\n", "\n\n问题：{input}\n", "答案："),  # noqa: RUF001
+    "longbook_qa_chn": Wording(
+        "阅读以下书籍然后回答问题。\n\n",
+        "\n\n问题\N{FULLWIDTH COLON}{input}\n",
+        "答案\N{FULLWIDTH COLON}",
+    ),
 }
 
 
