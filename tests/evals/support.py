@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
-from sparsefill.evals.haystack import Haystack
+from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.prompter import Prompter
-from sparsefill.evals.task import Making
+from sparsefill.evals.sample import Sample
+from sparsefill.evals.task import Making, Task
 from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
-from tests.support.tokenizers import EndingTokenizer
+from tests.support.tokenizers import EndingTokenizer, PieceTokenizer
 
 TOOK = Prefill(ttft_s=0.5, attention_s=0.25, estimate_s=0.125, density=0.5)
+# words in fives, numbers in digits; marks, lines and blanks alone
+PIECES = PieceTokenizer(r" ?[^\W\d]{1,5}|\d|\s|[^\w\s]|_")
 HAYSTACK = Haystack("words", "It was a long way to the town. They walked. " * 400)
 
 
@@ -61,3 +65,21 @@ class Scripted:
 def making(task: str = "a/task", length: int = 600, index: int = 0, **options) -> Making:
     settings = {"seed": 42, "haystack": HAYSTACK, "prompter": Prompter(tokenizer=EndingTokenizer())}
     return Making(task=task, length=length, index=index, **{**settings, **options})
+
+
+@cache
+def prompter(template: str = "base") -> Prompter:
+    return Prompter(tokenizer=PIECES, template=template)
+
+
+@cache
+def novels() -> Haystack:
+    return load_haystack()
+
+
+def make(
+    task: Task, length: int = 4096, index: int = 0, *, template: str = "base", **options
+) -> Sample:
+    """Make a sample, of the novels unless told otherwise."""
+    settings = {"haystack": novels(), "prompter": prompter(template), **options}
+    return task.make(making(task.name, length, index, **settings))

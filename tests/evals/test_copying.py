@@ -11,7 +11,6 @@ from sparsefill.data import novel
 from sparsefill.errors import InputError, ShapeError
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
-from sparsefill.evals.task import Making
 from sparsefill.evals.tasks.copying import (
     Continuation,
     Copying,
@@ -19,24 +18,16 @@ from sparsefill.evals.tasks.copying import (
     mean_score,
     score_continuation,
 )
+from tests.evals.support import making
 from tests.support.small_bpe import small_bpe
 
 HAYSTACK = Haystack("novel", novel()[:200_000])
 
 
-def make(
-    length: int = 4096, *, index: int = 0, seed: int = 7, haystack: Haystack = HAYSTACK
-) -> Copying:
-    return make_copying(
-        Making(
-            task="copying",
-            prompter=Prompter(tokenizer=small_bpe(), template="chat"),
-            length=length,
-            index=index,
-            seed=seed,
-            haystack=haystack,
-        )
-    )
+def make(length: int = 4096, **options) -> Copying:
+    prompter = Prompter(tokenizer=small_bpe(), template="chat")
+    settings = {"seed": 7, "haystack": HAYSTACK, "prompter": prompter, **options}
+    return make_copying(making("copying", length, **settings))
 
 
 def text_of(ids: Sequence[int]) -> str:

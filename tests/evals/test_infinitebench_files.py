@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from sparsefill.errors import InputError
-from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
-from sparsefill.evals.task import Making
 from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
 from sparsefill.evals.tasks.infinitebench.files import FROM_FILES, read_row
+from tests.evals import support
 from tests.support.tokenizers import ByteTokenizer
 
 OPTIONS = ["mill", "barn", "hill", "house"]
@@ -31,10 +30,8 @@ def write(folder: Path, name: str, *rows: Any) -> Path:
 def make(name: str, data: Path | None, *, index: int = 0, length: int = 5000) -> Sample:
     task = infinitebench_tasks()[f"infinitebench/{name}"]
     assert not task.offline
-    return task.make(
-        Making(task=task.name, prompter=Prompter(tokenizer=ByteTokenizer()), length=length,
-               index=index, seed=0, haystack=Haystack("none", ""), data=data)
-    )  # fmt: skip
+    prompter = Prompter(tokenizer=ByteTokenizer())
+    return support.make(task, length, index, prompter=prompter, data=data)
 
 
 @pytest.mark.parametrize("name", FROM_FILES)

@@ -12,15 +12,19 @@ from sparsefill.errors import InputError
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
-from sparsefill.evals.task import Making
 from sparsefill.evals.tasks.infinitebench import ROWS, infinitebench_tasks, row_of
 from sparsefill.evals.tasks.infinitebench.official import answer_limit
 from sparsefill.evals.tasks.infinitebench.recipes import RECIPES
+from tests.evals import support
 from tests.support.tokenizers import ByteTokenizer
 
 GENERATED = pytest.mark.parametrize("name", RECIPES)
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 HUGE = 2_000_000  # bytes: more than any sample of the benchmark has
+
+
+def prompter(template: str = "base") -> Prompter:
+    return Prompter(tokenizer=ByteTokenizer(), template=template)
 
 
 def make(
@@ -30,17 +34,11 @@ def make(
     *,
     seed: int = 7,
     template: str = "base",
-    limits: str = "official",
-    size: str = "fitted",
-    order: str = "file",
+    **choices: str,
 ) -> Sample:
-    task = infinitebench_tasks(limits=limits, size=size, order=order)[f"infinitebench/{name}"]
-    prompter = Prompter(tokenizer=ByteTokenizer(), template=template)
-    haystack = Haystack("none", "")
-    return task.make(
-        Making(task=task.name, prompter=prompter, length=length, index=index, seed=seed,
-               haystack=haystack)
-    )  # fmt: skip
+    task = infinitebench_tasks(**choices)[f"infinitebench/{name}"]
+    settings = {"haystack": Haystack("none", ""), "prompter": prompter(template)}
+    return support.make(task, length, index, seed=seed, **settings)
 
 
 @GENERATED
@@ -49,8 +47,7 @@ def make(
 def test_the_length_is_filled(name: str, template: str, index: int):
     for length in (8_000, 30_000):
         sample = make(name, index, length, template=template)
-        prompter = Prompter(tokenizer=ByteTokenizer(), template=template)
-        assert 0.98 * length < prompter.count(sample) + sample.new_tokens <= length
+        assert 0.98 * length < prompter(template).count(sample) + sample.new_tokens <= length
         assert (sample.task, sample.length) == (f"infinitebench/{name}", length)
 
 
@@ -218,7 +215,7 @@ def test_official_sizes(size: str, numbers: int, terms: int, functions: int):
 @GENERATED
 def test_an_official_size_loses_its_middle_where_it_is_too_long(name: str):
     sample = make(name, 0, 5000, size="released")
-    count = Prompter(tokenizer=ByteTokenizer()).count(sample)
+    count = prompter().count(sample)
     assert count == 2 * ((5000 - sample.new_tokens) // 2)
     assert sample.recipe["kept_tokens"] == count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -203,7 +202,6 @@ def test_summaries_need_a_package(monkeypatch: pytest.MonkeyPatch):
         score("longbook_sum_eng", "said", "right")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("rouge_score") is None, reason="no rouge-score")
 @pytest.mark.parametrize(
     ("said", "right"),
     [

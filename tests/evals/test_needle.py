@@ -11,9 +11,10 @@ from sparsefill.errors import InputError
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
-from sparsefill.evals.task import Making, Task
+from sparsefill.evals.task import Task
 from sparsefill.evals.tasks.cities import CITIES
 from sparsefill.evals.tasks.needle import CLASSIC, MINFERENCE, TASKS, needle_task
+from tests.evals import support
 from tests.support.small_bpe import small_bpe
 
 HAYSTACK = Haystack("novel", novel()[:200_000])
@@ -25,24 +26,10 @@ def prompter(template: str = "base") -> Prompter:
 
 
 def make(
-    task: Task = MAGIC,
-    *,
-    length: int = 2048,
-    index: int = 0,
-    seed: int = 7,
-    haystack: Haystack = HAYSTACK,
-    template: str = "base",
+    task: Task = MAGIC, *, length: int = 2048, index: int = 0, template: str = "base", **options
 ) -> Sample:
-    return task.make(
-        Making(
-            task=task.name,
-            prompter=prompter(template),
-            length=length,
-            index=index,
-            seed=seed,
-            haystack=haystack,
-        )
-    )
+    settings = {"seed": 7, "haystack": HAYSTACK, "prompter": prompter(template), **options}
+    return support.make(task, length, index, **settings)
 
 
 def context_of(sample: Sample) -> str:

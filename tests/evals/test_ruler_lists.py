@@ -11,11 +11,11 @@ from itertools import islice, pairwise
 import pytest
 
 from sparsefill.evals.sample import Sample
+from sparsefill.evals.tasks.noise import NOISE
 from sparsefill.evals.tasks.ruler import RULER, cwe, words
 from sparsefill.evals.tasks.ruler.fwe import times
-from sparsefill.evals.tasks.ruler.places import NOISE
 from sparsefill.evals.tasks.ruler.words import Endless, distinct, word_list
-from tests.support.prompts import make, prompter
+from tests.evals.support import make, prompter
 
 VT, CWE, FWE = (RULER[f"ruler/{name}"] for name in ("vt", "cwe", "fwe"))
 
@@ -158,7 +158,6 @@ def test_without_upstreams_words_those_of_novels_serve(
 
 
 def test_upstreams_words_are_all_there():
-    pytest.importorskip("wonderwords")
     assert word_list().name.startswith("wonderwords 3.")
     assert [len(kind) for kind in (word_list().adjectives, word_list().nouns)] == [912, 6782]
     assert len(word_list().words) == 8166

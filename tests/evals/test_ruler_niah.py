@@ -9,9 +9,10 @@ import pytest
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.sample import Sample
+from sparsefill.evals.tasks.noise import NOISE
 from sparsefill.evals.tasks.ruler import RULER
-from sparsefill.evals.tasks.ruler.places import DEPTHS, NOISE, hide_in_prose
-from tests.support.prompts import make
+from sparsefill.evals.tasks.ruler.places import DEPTHS, hide_in_prose
+from tests.evals.support import make
 
 NAMES = [name.removeprefix("ruler/") for name in RULER if "niah" in name]
 NEEDLE = re.compile(r"One of the special magic (number|uuid)s for (\S+|\S+ \S+) is: ([\w-]+)\.")

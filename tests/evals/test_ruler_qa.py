@@ -12,7 +12,7 @@ import pytest
 from sparsefill.errors import InputError
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER
-from tests.support.prompts import make
+from tests.evals.support import make
 
 QA_1, QA_2 = RULER["ruler/qa_1"], RULER["ruler/qa_2"]
 

@@ -15,7 +15,7 @@ from sparsefill.errors import InputError
 from sparsefill.evals.scoring import score_all, score_part
 from sparsefill.evals.task import Task
 from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER, SYNTHETIC
-from tests.support.prompts import make, prompter
+from tests.evals.support import make, prompter
 
 OFFLINE = [*(RULER[name] for name in SYNTHETIC), QA_SYNTHETIC]
 LENGTHS = (2048, 4096, 8192, 16384, 32768)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.evals.kinds import PerplexityTask
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
@@ -54,13 +55,6 @@ def share(answer: str, references: Sequence[str]) -> float:
     return sum(reference in answer for reference in references) / len(references)
 
 
-class Unasked:
-    name, offline = "toy/unasked", True
-
-    def prepare(self, making: Making):
-        raise NotImplementedError
-
-
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch):
     """Let the bridge find tasks that no other module knows."""
@@ -69,11 +63,12 @@ def _toys(monkeypatch: pytest.MonkeyPatch):
         "toy/number": Task(name="toy/number", make=make, **settings),
         "toy/uneven-number": Task(name="toy/uneven-number", make=make_uneven, **settings),
         "toy/filed": Task(name="toy/filed", make=make, offline=False, **settings),
-        "toy/unasked": Unasked(),
+        "toy/unasked": PerplexityTask(name="toy/unasked"),
     }
 
     def toys_of(names: Sequence[str], *, data: Path | None) -> tuple[list[Any], list[str]]:
-        missing = [name for name in names if data is None and not toys[name].offline]
+        filed = [name for name in names if not getattr(toys[name], "offline", True)]
+        missing = filed if data is None else []
         return [toys[name] for name in names if name not in missing], missing
 
     monkeypatch.setattr("sparsefill.integrations.lm_eval.tasks_of", toys_of)
@@ -190,12 +185,11 @@ def test_without_lm_eval_the_error_says_what_to_install(monkeypatch: pytest.Monk
 def test_lm_eval_gets_the_answers_that_we_get(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Dense | AShape
 ):
-    pytest.importorskip("lm_eval")
-    from datasets import config  # pyright: ignore[reportMissingImports]
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    why = "lm-eval is no part of the development install; pip install 'sparsefill[lm-eval]'"
+    lm_eval, lm_tasks = (
+        pytest.importorskip(name, reason=why) for name in ("lm_eval", "lm_eval.tasks")
+    )
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = RULE
     model = tiny_model("llama-3", vocab_size=len(tokenizer))
@@ -210,12 +204,12 @@ def test_lm_eval_gets_the_answers_that_we_get(
     (name,) = write_tasks(folder, ["toy/number"], of_tiny, lengths=[LENGTH], samples=4)
     options = {"backend": "torch", "max_length": 4096}
     with sparse_lm(model, tokenizer, pattern, **options) as (lm, run):
-        told = simple_evaluate(
+        told = lm_eval.simple_evaluate(
             model=lm,
             tasks=[name],
             limit=2,
             bootstrap_iters=0,
-            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            task_manager=lm_tasks.TaskManager(include_path=str(folder), include_defaults=False),
         )
     assert model.config._attn_implementation == before
     assert tokenizer.pad_token is None

@@ -139,15 +139,14 @@ def estimate_cells(
         key_lengths=key_lengths,
         backend=backend,
     )
-    full = torch.ones(q.shape[0], dtype=torch.int32, device=q.device)
     return merge_cells(
         parts,
         interleaved,
         q.shape[1],
         n=q.shape[2],
         m=k.shape[2],
-        query_lengths=full * q.shape[2] if query_lengths is None else query_lengths.int(),
-        key_lengths=full * k.shape[2] if key_lengths is None else key_lengths.int(),
+        query_lengths=_lengths(query_lengths, q),
+        key_lengths=_lengths(key_lengths, k),
     )
 
 
@@ -207,11 +206,8 @@ def estimate_parts(
     Args:
         patterns: by query head.
     """
-    b, n, d = q.shape[0], q.shape[2], q.shape[3]
     kernels, isa = _implementation(backend, q)
-    full = torch.ones(b, dtype=torch.int32, device=q.device)
-    queries = full * n if query_lengths is None else query_lengths.int().contiguous()
-    keys = full * k.shape[2] if key_lengths is None else key_lengths.int().contiguous()
+    queries, keys = _lengths(query_lengths, q), _lengths(key_lengths, k)
     families: dict[object, list[int]] = {}
     for head, own in patterns.items():  # heads that can be estimated together
         shared = isinstance(own, InfLLM)  # heads of this very pattern choose together
@@ -223,7 +219,7 @@ def estimate_parts(
             q=q,
             k=k,
             members=torch.tensor(members, device=q.device),
-            scale=d**-0.5 if scale is None else scale,
+            scale=q.shape[3] ** -0.5 if scale is None else scale,
             softcap=softcap,
             query_lengths=queries,
             key_lengths=keys,
@@ -233,6 +229,13 @@ def estimate_parts(
         own = [patterns[head] for head in members]
         parts.append((heads.members, estimate_heads(own[0], own, heads)))
     return parts
+
+
+def _lengths(given: Int[Tensor, " b"] | None, x: Float[Tensor, "b x n d"]) -> Int32[Tensor, " b"]:
+    """Return how many queries or keys each sequence has: all of them where none are given."""
+    if given is None:
+        return torch.full(x.shape[:1], x.shape[2], dtype=torch.int32, device=x.device)
+    return given.int().contiguous()
 
 
 def _implementation(

@@ -31,10 +31,13 @@ class Haystack:
         """All words, whitespace left out."""
         return self.text.split()
 
+    @cached_property
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
     def provenance(self) -> dict[str, Any]:
         """Describe the text in a recipe."""
-        digest = hashlib.sha256(self.text.encode()).hexdigest()
-        return {"name": self.name, "sha256": digest, "words": len(self.words)}
+        return {"name": self.name, "sha256": self._sha256, "words": len(self.words)}
 
 
 def load_haystack(path: Path | None = None) -> Haystack:

@@ -6,11 +6,8 @@ import random
 
 from sparsefill.evals.task import Making
 from sparsefill.evals.tasks.infinitebench.row import Row
+from sparsefill.evals.tasks.noise import NOISE
 
-# The wording is the benchmark's own (Mohtashami and Jaggi 2023, arXiv:2305.16300).
-NOISE = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
-)
 DEPTHS = 59  # before line 0, 90, 180, ... 5220 of 5220
 REPEATS = 10  # samples of one depth, one after another
 DRAWN = 5  # digits
@@ -54,6 +51,7 @@ def _digits(draw: random.Random) -> str:
 
 def _hidden(making: Making, lines: int, line: str, key: str, question: str) -> Row:
     place = place_of(making.index, lines)
-    context = NOISE * place + line + NOISE * (lines - place)
+    noise = NOISE + "\n"
+    context = noise * place + line + noise * (lines - place)
     recipe = {"lines": lines, "line": place}
     return Row(context=context, input=question, answer=(key,), recipe=recipe)

@@ -8,9 +8,10 @@ from typing import Literal
 
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making
+from sparsefill.evals.tasks.noise import NOISE
 from sparsefill.evals.tasks.ruler.fill import Draft, fill
 from sparsefill.evals.tasks.ruler.needles import Kind, Needles, draw_needles
-from sparsefill.evals.tasks.ruler.places import NOISE, Placed, hide_in_lines, hide_in_prose
+from sparsefill.evals.tasks.ruler.places import Placed, hide_in_lines, hide_in_prose
 from sparsefill.evals.tasks.ruler.words import Endless, word_list
 
 NEW_TOKENS = 128

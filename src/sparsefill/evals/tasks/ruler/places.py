@@ -10,7 +10,6 @@ from typing import Any
 
 from sparsefill.evals.haystack import Haystack
 
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))  # percent
 SENTENCE_END = re.compile(
     r"""(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)  # no end after a title

@@ -11,8 +11,9 @@ from itertools import islice, pairwise
 from sparsefill.evals.fit import fit_units
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making
+from sparsefill.evals.tasks.noise import NOISE
 from sparsefill.evals.tasks.ruler.fill import Draft, fill
-from sparsefill.evals.tasks.ruler.places import NOISE, hide_in_lines
+from sparsefill.evals.tasks.ruler.places import hide_in_lines
 from sparsefill.evals.tasks.ruler.words import distinct
 
 NEW_TOKENS = 30
