@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ SETTINGS = (  # must agree between runs whose samples are compared
     "dtype",
     "min_length",
 )
-Line = TypeVar("Line", "Row", "Times")
+AnyLine = TypeVar("AnyLine", bound="Line")
 
 
 @dataclass(frozen=True, order=True)
@@ -41,12 +42,61 @@ class Key:
     method: str
 
 
+# how each field of a line is read
+READ: dict[str, Callable[[Fields, str], Any]] = {
+    **dict.fromkeys(("method", "task", "answer"), Fields.text),
+    "length": partial(Fields.whole, least=1),
+    **dict.fromkeys(("index", "tokens", "new_tokens"), Fields.whole),
+    "score": Fields.share,
+    "references": lambda found, name: tuple(found.texts(name)),
+    "recipe": Fields.mapping,
+    **dict.fromkeys(("density", "recall"), Fields.number),
+    "values": Fields.numbers,
+    **dict.fromkeys(("ttft_s", "attention_s", "estimate_s", "decode_s"), Fields.number),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one method made of one sample.
+class Line:
+    """One line of a file of rows: something about one sample, read by one method.
 
     Args:
         length: tokens aimed for.
+    """
+
+    method: str
+    task: str
+    length: int
+    index: int
+
+    @property
+    def key(self) -> Key:
+        """Return what the line is told by."""
+        return Key(self.task, self.length, self.index, self.method)
+
+    def line(self) -> str:
+        """Write it as a line of its file."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def parse(cls: type[AnyLine], data: Any, *, source: str) -> AnyLine:
+        """Check one line's data.
+
+        Raises:
+            InputError: something is missing, unknown or of the wrong kind.
+        """
+        found = Fields(data, source=source)
+        line = cls(**{field.name: READ[field.name](found, field.name) for field in fields(cls)})
+        found.end()
+        return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Line):
+    """What one method made of one sample: a line of `samples.jsonl`.
+
+    Args:
         tokens: of the prompt.
         new_tokens: the most tokens of an answer.
         score: from 0 to 1; None where nothing is scored.
@@ -58,10 +108,6 @@ class Row:
             that is there; `NAME/LAYER/HEAD` is one cell of a map of heads.
     """
 
-    method: str
-    task: str
-    length: int
-    index: int
     tokens: int
     new_tokens: int
     score: float | None
@@ -72,78 +118,18 @@ class Row:
     recall: float | None = None
     values: dict[str, float]
 
-    @property
-    def key(self) -> Key:
-        """Return what the row is told by."""
-        return Key(self.task, self.length, self.index, self.method)
-
-    def line(self) -> str:
-        """Write it as a line of `samples.jsonl`."""
-        return _line(self)
-
-    @classmethod
-    def parse(cls, data: Any, *, source: str) -> Row:
-        """Check one line's data.
-
-        Raises:
-            InputError: something is missing, unknown or of the wrong kind.
-        """
-        found = Fields(data, source=source)
-        row = cls(
-            **_key_fields(found),
-            tokens=found.whole("tokens"),
-            new_tokens=found.whole("new_tokens"),
-            score=found.share("score"),
-            answer=found.text("answer"),
-            references=tuple(found.texts("references")),
-            recipe=found.mapping("recipe"),
-            density=found.number("density"),
-            recall=found.number("recall"),
-            values=found.numbers("values"),
-        )
-        found.end()
-        return row
-
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
-    """How long one method took for one sample, in seconds; None where it was not measured."""
+class Times(Line):
+    """How long one method took for one sample, in seconds: a line of `times.jsonl`.
 
-    method: str
-    task: str
-    length: int
-    index: int
+    None stands where it was not measured.
+    """
+
     ttft_s: float | None = None
     attention_s: float | None = None
     estimate_s: float | None = None
     decode_s: float | None = None
-
-    @property
-    def key(self) -> Key:
-        """Return what the row is told by."""
-        return Key(self.task, self.length, self.index, self.method)
-
-    def line(self) -> str:
-        """Write it as a line of `times.jsonl`."""
-        return _line(self)
-
-    @classmethod
-    def parse(cls, data: Any, *, source: str) -> Times:
-        """Check one line's data.
-
-        Raises:
-            InputError: something is missing, unknown or of the wrong kind.
-        """
-        found = Fields(data, source=source)
-        times = cls(
-            **_key_fields(found),
-            ttft_s=found.number("ttft_s"),
-            attention_s=found.number("attention_s"),
-            estimate_s=found.number("estimate_s"),
-            decode_s=found.number("decode_s"),
-        )
-        found.end()
-        return times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +277,7 @@ def load_run(folder: Path) -> Run:
     )
     rows: dict[Key, Row] = {}
     lines: dict[Key, str] = {}
-    for source, row in read_lines(folder / SAMPLES, Row.parse):
+    for source, row in read_lines(folder / SAMPLES, Row):
         if row.method not in manifest.methods:
             raise InputError(f"{source}: the method {row.method!r} is not in {MANIFEST}")
         if rows.setdefault(row.key, row) != row:
@@ -301,11 +287,11 @@ def load_run(folder: Path) -> Run:
             )
         lines.setdefault(row.key, source)
     # a sample whose row was lost when the run was killed is read, and timed, again
-    times = {found.key: found for _, found in read_lines(folder / TIMES, Times.parse)}
+    times = {found.key: found for _, found in read_lines(folder / TIMES, Times)}
     return Run(name=folder.name, manifest=manifest, rows=rows, times=times)
 
 
-def read_lines(path: Path, parse: Callable[..., Line]) -> Iterator[tuple[str, Line]]:
+def read_lines(path: Path, kind: type[AnyLine]) -> Iterator[tuple[str, AnyLine]]:
     """Yield each line's place and what it holds; nothing if there is no file.
 
     A last line that was torn when the run was killed is left out.
@@ -322,7 +308,7 @@ def read_lines(path: Path, parse: Callable[..., Line]) -> Iterator[tuple[str, Li
             decoded = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{source} must be UTF-8 text, got {error}") from error
-        yield source, parse(parse_json(decoded, source=source), source=source)
+        yield source, kind.parse(parse_json(decoded, source=source), source=source)
 
 
 def whole_lines(content: bytes) -> bytes:
@@ -378,20 +364,6 @@ def _check_together(first: Run, second: Run) -> None:
                 f"{where} both hold {min(shared)}, but {setting} is {values[0]!r} in one and"
                 f" {values[1]!r} in the other; report them apart"
             )
-
-
-def _key_fields(found: Fields) -> dict[str, Any]:
-    return {
-        "method": found.text("method"),
-        "task": found.text("task"),
-        "length": found.whole("length", least=1),
-        "index": found.whole("index"),
-    }
-
-
-def _line(row: Row | Times) -> str:
-    data: Mapping[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
-    return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _title(key: Key) -> str:
