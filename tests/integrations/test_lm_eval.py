@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from sparsefill.errors import InputError, UnsupportedError
-from sparsefill.evals.kinds import PerplexityTask
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
+from sparsefill.evals.tasks.kinds import PerplexityTask
 from sparsefill.integrations.lm_eval import process_results, sparse_lm, write_tasks
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.patterns import AShape, Dense

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsefill.errors import InputError
-from sparsefill.evals.kinds import CopyingTask, FidelityTask, PerplexityTask
 from sparsefill.evals.task import Measurable
 from sparsefill.evals.tasks import needle
 from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
+from sparsefill.evals.tasks.kinds import CopyingTask, FidelityTask, PerplexityTask
 from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER
 
 RULES = ("official", "minference")
