@@ -24,7 +24,7 @@ class Method:
     Args:
         name: as the user typed it.
         cells: one pattern for all heads, or a profile.
-        static: cells are found once, on another text, and kept for every prompt.
+        static: cells are found on another text, and kept for every prompt of about its length.
     """
 
     name: str

@@ -10,7 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
-from sparsefill.integrations.transformers.answering import ROWS, TransformersReader, end_tokens
+from sparsefill.integrations.transformers.answering import (
+    ROWS,
+    STATIC,
+    TransformersReader,
+    end_tokens,
+)
 from sparsefill.patterns import AShape, Dense, VerticalSlash
 from sparsefill.reader import Method, Reader
 from tests.support.models import generate, prompt, tiny_model
@@ -142,17 +147,47 @@ def test_static_cells_come_from_another_text():
     static = Method(name="static", cells=VerticalSlash(verticals=9, slashes=70), static=True)
     with pytest.raises(InputError, match="another text, got none"):
         reader_of().answer(static, ids_of(), new_tokens=1)
-    reader = reader_of(other=prompt(N + 20, seed=3))
+    reader = reader_of(other=lambda n: prompt(n, seed=3))
     first = reader.answer(static, ids_of(), new_tokens=2)
     assert first.prefill.density < 1
     assert reader.answer(static, ids_of(), new_tokens=2).tokens == first.tokens
     assert len(reader._frozen) == 1
 
 
+def test_static_cells_depend_on_no_other_prompt():
+    static = Method(name="static", cells=VerticalSlash(verticals=9, slashes=70), static=True)
+    asked: list[int] = []
+
+    def other(tokens: int):
+        asked.append(tokens)
+        return prompt(tokens, seed=3)
+
+    alone, both = reader_of(other=other), reader_of(other=other)
+    both.answer(static, ids_of(STATIC + 1), new_tokens=1)
+    told = [own.losses(static, ids_of())[0] for own in (alone, both)]
+    assert torch.equal(*told)
+    assert sorted(set(asked)) == [STATIC, 2 * STATIC]
+
+
+@pytest.mark.parametrize("ask", ["answer", "losses", "follow", "compare"])
+def test_logits_that_are_no_numbers_are_refused(ask: str):
+    reader, ids = reader_of(), ids_of()
+    norm: Any = reader.model.get_submodule("model.norm")
+    norm.weight.data.fill_(torch.nan)
+    settings: dict[str, dict[str, Any]] = {
+        "answer": {"new_tokens": 1},
+        "losses": {},
+        "follow": {"continuations": [([1, 2], 1)]},
+        "compare": {"positions": 2, "new_tokens": 1},
+    }
+    with pytest.raises(InputError, match="must be finite, got NaN"):
+        getattr(reader, ask)(FULL, ids, **settings[ask])
+
+
 def test_losses_by_static_cells_are_those_of_the_prompt():
     everything = VerticalSlash(verticals=N, slashes=N)
     static = Method(name="static", cells=everything, static=True)
-    losses, _ = reader_of(other=prompt(N + 20, seed=3)).losses(static, ids_of())
+    losses, _ = reader_of(other=lambda n: prompt(n, seed=3)).losses(static, ids_of())
     torch.testing.assert_close(losses, reader_of().losses(FULL, ids_of())[0], rtol=1e-4, atol=1e-4)
 
 

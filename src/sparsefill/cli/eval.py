@@ -35,10 +35,8 @@ from sparsefill.evals.task import Making, Outcome
 from sparsefill.evals.tasks import tasks_of
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
-from sparsefill.integrations.transformers.loading import Loaded
 from sparsefill.memory import keep_freed
 from sparsefill.profile import Profile
-from sparsefill.reader import Method
 from sparsefill.search import synthetic_prompt
 
 
@@ -100,12 +98,17 @@ def run_eval(console: Console, request: Request) -> None:
         environment=describe_environment(),
     )
     ledger = Ledger(request.out, manifest)
+
+    def other(tokens: int) -> torch.Tensor:  # retrieval, as the paper calibrates
+        ids = synthetic_prompt(loaded.tokenizer, tokens, seed=request.seed).ids
+        return ids.to(device)
+
     reader = TransformersReader(
         model=loaded.model,
         backend=request.backend,
         min_length=request.min_length,
         measure_recall=request.recall,
-        other=_other_text(loaded, methods, lengths[-1], request.seed),
+        other=other,
     )
 
     def making(task: str, length: int, index: int) -> Making:
@@ -153,16 +156,6 @@ def parse_lengths(text: str) -> list[int]:
         steps = np.linspace(first, last, int(found[5] or 1))
         lengths += [int(step) for step in np.round(steps)]
     return lengths
-
-
-def _other_text(
-    loaded: Loaded, methods: Sequence[Method], longest: int, seed: int
-) -> torch.Tensor | None:
-    """Make what static cells are found on: retrieval, as the paper calibrates."""
-    if not any(method.static for method in methods):
-        return None
-    prompt = synthetic_prompt(loaded.tokenizer, longest, seed=seed)
-    return prompt.ids.to(next(loaded.model.parameters()).device)
 
 
 class _Watch:

@@ -28,6 +28,7 @@ from sparsefill.profile import Profile
 from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
 from sparsefill.static import StaticIndices
 
+STATIC = 1024  # tokens of whose multiples the texts are that static cells are found on
 ROWS = 512  # hidden states whose logits stand in memory at once
 SAME = 0.02  # share by which logits differ where they are only rounded otherwise
 
@@ -41,34 +42,41 @@ class TransformersReader:
         min_length: keys below which a layer stays dense; 1 so that every method is itself at
             every length, None so that heads stay dense where that is predicted to be faster.
         measure_recall: also measure the attention mass kept (slow).
-        other: tokens of another text, at least as many as the longest prompt has, on which
-            static cells are found.
+        other: makes so many tokens of another text, on which static cells are found.
     """
 
     model: nn.Module
     backend: BackendName = "auto"
     min_length: int | None = 1
     measure_recall: bool = False
-    other: Int[Tensor, "1 n"] | None = None
-    _frozen: dict[int, tuple[Any, StaticIndices]] = field(default_factory=dict, repr=False)
+    other: Callable[[int], Int[Tensor, "1 n"]] | None = None
+    _frozen: dict[tuple[int, int], tuple[Any, StaticIndices]] = field(
+        default_factory=dict, repr=False
+    )
 
-    def _settings(self, method: Method) -> dict[str, Any]:
-        """Return the settings of `sparse_prefill` that read by a method."""
+    def _settings(self, method: Method, tokens: int) -> dict[str, Any]:
+        """Return the settings of `sparse_prefill` that read a prompt by a method."""
         return {
             "backend": self.backend,
             "min_length": self.min_length,
             "measure_recall": self.measure_recall,
-            "static": self._static(method.cells) if method.static else None,
+            "static": self._static(method.cells, tokens) if method.static else None,
         }
 
-    def _static(self, cells: Profile | Pattern) -> StaticIndices:
-        """Find the cells of a method once, on the other text."""
+    def _static(self, cells: Profile | Pattern, tokens: int) -> StaticIndices:
+        """Find the cells of a method once for prompts of about one length, on another text.
+
+        That text is as long as the prompt, up to a multiple of `STATIC`: what a prompt is read
+        by depends on no other prompt.
+        """
         if self.other is None:
             raise InputError("static cells are found on another text, got none")
-        if id(cells) not in self._frozen:
-            found = freeze(self.model, cells, self.other, backend=self.backend)
-            self._frozen[id(cells)] = (cells, found)  # cells: so that its id stays its own
-        return self._frozen[id(cells)][1]
+        length = -(-tokens // STATIC) * STATIC
+        if (id(cells), length) not in self._frozen:
+            found = freeze(self.model, cells, self.other(length), backend=self.backend)
+            # cells: so that their id stays theirs
+            self._frozen[id(cells), length] = (cells, found)
+        return self._frozen[id(cells), length][1]
 
     def _ids(self, ids: Sequence[int]) -> Int[Tensor, "1 n"]:
         if not ids:
@@ -76,13 +84,15 @@ class TransformersReader:
         return torch.tensor([list(ids)], device=next(self.model.parameters()).device)
 
     def _read(self, method: Method, ids: Sequence[int], *, positions: int = 1) -> Prefilled:
-        return prefill_prompt(
+        read = prefill_prompt(
             self.model,
             self._ids(ids),
             method.cells,
             positions=positions,
-            **self._settings(method),
+            **self._settings(method, len(ids)),
         )
+        _require_finite(read.logits)
+        return read
 
     def answer(
         self,
@@ -155,7 +165,7 @@ class TransformersReader:
         prompt, model = self._ids(ids), _callable(self.model)
         head: Any = model.get_output_embeddings()
         hidden: list[Tensor] = []
-        settings = self._settings(method)  # finds static cells, by calls of its own
+        settings = self._settings(method, len(ids))  # finds static cells, by calls of its own
 
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden.append(args[0])
@@ -173,6 +183,7 @@ class TransformersReader:
                 took = clock() - started
         finally:
             handle.remove()
+        _require_finite(last)
         states, expected = hidden[0][0], prompt[0, 1:]
         exact = copy.deepcopy(head).float()  # logits in bfloat16 have steps of an eighth
         with torch.inference_mode():
@@ -212,6 +223,14 @@ def end_tokens(model: nn.Module) -> frozenset[int]:
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _require_finite(logits: Tensor) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError(
+            "the model's logits must be finite, got NaN or infinity; use another --dtype: float16"
+            " overflows in models that were trained in bfloat16"
+        )
 
 
 def _callable(model: nn.Module) -> Any:
