@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from sparsefill.errors import InputError
-from sparsefill.evals.results import (
-    MANIFEST,
-    SAMPLES,
-    TIMES,
-    Manifest,
-    Row,
-    load_results,
-    load_run,
-    whole_lines,
-)
+from sparsefill.evals.manifest import MANIFEST, Manifest
+from sparsefill.evals.results import load_results, load_run
+from sparsefill.evals.rows import SAMPLES, TIMES, Row, whole_lines
 from tests.support.runs import BAD, MANIFEST_OF_ALL, row, times_of, write_run
 
 ROW = row("ruler/vt", 4096, 0, "full")
@@ -80,7 +73,7 @@ def test_a_torn_line_before_the_last_is_refused(tmp_path: Path):
         ({"references": "one"}, "references must be a list of texts"),
         ({"recipe": []}, "recipe must be an object"),
         ({"values": {"nll": None}}, "values must be an object of numbers"),
-        ({"density": "all"}, "density must be a number or null"),
+        ({"density": "all"}, "density must be a number from 0 to 1.001, or null, got 'all'"),
         ({"ttft_s": 1.0}, "unknown field 'ttft_s'"),
         ({"method": "other"}, "the method 'other' is not in manifest.json"),
     ],
@@ -146,7 +139,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema must be 1, got 2"),
+        ({"schema": 1}, "schema must be 2, got 1; go on with it, and report it, by the version"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"lengths": [4096, "8K"]}, "lengths must be a list of whole numbers"),
         ({"methods": {"full": "dense"}}, "methods must be an object of objects"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsefill.errors import InputError
+from sparsefill.evals.folder import hold
 from sparsefill.evals.ledger import Ledger
-from sparsefill.evals.results import Key, load_run
+from sparsefill.evals.results import load_run
+from sparsefill.evals.rows import Key
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
@@ -26,8 +29,9 @@ MANIFEST = replace(
     methods={method.name: method.describe() for method in METHODS},
     lengths=(300, 600),
     samples=2,
-    environment={"machine": "here"},
+    environments=(),
 )
+HERE, THERE = {"machine": "here"}, {"machine": "there"}
 
 
 def make(making: Making) -> Sample:
@@ -55,14 +59,16 @@ class KilledError(Exception):
     """Ends a run as a kill does: nothing more is written."""
 
 
-def measure(folder: Path, *, stop_after: int | None = None) -> Scripted:
+def measure(
+    folder: Path, *, stop_after: int | None = None, environment: dict[str, Any] = HERE
+) -> Scripted:
     reader = Scripted(SAYS)
 
     def watch(key: Key, outcome) -> None:
         if stop_after is not None and len(reader.read) >= stop_after:
             raise KilledError
 
-    run(PLAN, reader, making, Ledger(folder, MANIFEST), watch)
+    run(PLAN, reader, making, Ledger(folder, MANIFEST, environment), watch)
     return reader
 
 
@@ -112,9 +118,8 @@ def test_the_methods_of_a_sample_read_the_same_prompt(tmp_path: Path):
 
 def test_a_folder_may_grow(tmp_path: Path):
     measure(tmp_path / "run")
-    environment = {"machine": "there"}
-    more = replace(MANIFEST, tasks=("c/task",), lengths=(450,), samples=5, environment=environment)
-    Ledger(tmp_path / "run", more)
+    more = replace(MANIFEST, tasks=("c/task",), lengths=(450,), samples=5)
+    Ledger(tmp_path / "run", more, THERE)
     manifest = load_run(tmp_path / "run").manifest
     assert manifest.tasks == ("a/task", "b/task", "c/task")
     assert manifest.lengths == (300, 450, 600)
@@ -132,18 +137,19 @@ def test_a_folder_may_grow(tmp_path: Path):
 def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict, named: str):
     measure(tmp_path / "run")
     with pytest.raises(InputError, match=named):
-        Ledger(tmp_path / "run", replace(MANIFEST, **change))
+        Ledger(tmp_path / "run", replace(MANIFEST, **change), HERE)
 
 
 def test_foreign_folders_and_damage_are_refused(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="new folder or one of a run"):
-        Ledger(tmp_path / "mine", MANIFEST)
+    with pytest.raises(InputError, match="new folder or one of a run"), hold(tmp_path / "mine"):
+        pass
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     measure(tmp_path / "run")
     rows = tmp_path / "run" / "samples.jsonl"
     lines = rows.read_text().split("\n")  # answers hold other ends of lines
     rows.write_text("\n".join([*lines[:3], "{}", *lines[4:]]))
     with pytest.raises(InputError, match="line 4"):
-        Ledger(tmp_path / "run", MANIFEST)
+        Ledger(tmp_path / "run", MANIFEST, HERE)
     assert rows.read_text().count("\n") == 16  # nothing was lost

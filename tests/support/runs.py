@@ -9,33 +9,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsefill.evals.results import MANIFEST, SAMPLES, TIMES, Manifest, Row, Times
+from sparsefill.evals.manifest import MANIFEST, Manifest
+from sparsefill.evals.rows import SAMPLES, TIMES, Row, Times
 from sparsefill.evals.tasks.ruler import RULER
 
 METHODS = ("a-shape", "full", "minference")
 LENGTHS = (4096, 8192)
+ENVIRONMENT = {"versions": {"python": "3.12", "torch": "2.13"}, "cpu": "made-up", "threads": 2}
 BAD = "</script><img src=x onerror=alert(1)>\x00\x1b[31m & \"quoted\" 'too' </pre>\r\n\u202eאב"
 MANIFEST_OF_ALL = Manifest(
-    tasks=("ruler", "needle/minference", "perplexity"),
+    tasks=(*RULER, "needle/minference", "perplexity"),
     model="made-up/model",
     weights="cd" * 32,
     template="chat",
     seed=42,
     samples=4,
-    lengths=LENGTHS,
+    lengths=(*LENGTHS, 16384),
     methods={
         "a-shape": {"pattern": "a-shape", "sink": 1024, "window": 4096},
         "full": {"pattern": "dense"},
         "minference": {"profile": "made-up", "decode": "dense"},
     },
     haystack={"name": "two novels", "sha256": "ab" * 32, "words": 200_000},
+    word_list={"name": "made-up words", "words": 9},
     rules="official",
     dtype="bfloat16",
     device="cpu",
     backend="cpu",
     min_length=None,
     recall=True,
-    environment={"versions": {"python": "3.12", "torch": "2.13"}, "cpu": "made-up", "threads": 2},
+    environments=(ENVIRONMENT,),
 )
 
 
@@ -85,7 +88,9 @@ def all_rows() -> list[Row]:
                     values |= {"recall/1/0": 0.5 + 0.1 * index}
                 prose = {"score": None, "answer": "", "references": (), "values": values}
                 rows.append(row("perplexity", length, index, method, **prose))
-    rows[0] = replace(rows[0], answer=BAD, references=(BAD,), recipe={"note": BAD})
+    for place, first in enumerate(rows[: len(METHODS)]):  # one sample
+        rows[place] = replace(first, references=(BAD,), recipe={"note": BAD})
+    rows[0] = replace(rows[0], answer=BAD)
     rows[1] = replace(rows[1], answer=" \n", score=0.0)
     return rows
 
@@ -105,7 +110,10 @@ def write_run(
     manifest: Manifest = MANIFEST_OF_ALL,
     times: Iterable[Times] | None = None,
 ) -> Path:
-    """Write a run's folder."""
+    """Write a run's folder; the manifest names the rows' tasks and lengths too."""
+    tasks = dict.fromkeys([*manifest.tasks, *(one.task for one in rows)])
+    lengths = dict.fromkeys([*manifest.lengths, *(one.length for one in rows)])
+    manifest = replace(manifest, tasks=tuple(tasks), lengths=tuple(lengths))
     folder.mkdir(parents=True)
     (folder / MANIFEST).write_text(json.dumps(manifest.as_data()), "utf-8")
     text = "".join(one.line() for one in rows)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +26,17 @@ from sparsefill.cli.inputs import (
 )
 from sparsefill.environment import describe_environment
 from sparsefill.errors import InputError
-from sparsefill.evals.haystack import load_haystack
+from sparsefill.evals.folder import hold
+from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.ledger import Ledger
+from sparsefill.evals.manifest import Manifest
 from sparsefill.evals.methods import FULL, method_of
 from sparsefill.evals.prompter import Prompter
-from sparsefill.evals.results import Key, Manifest
+from sparsefill.evals.rows import Key
 from sparsefill.evals.runner import Plan, run
-from sparsefill.evals.task import Making, Outcome
+from sparsefill.evals.task import Making, Measurable, Outcome
 from sparsefill.evals.tasks import tasks_of
+from sparsefill.evals.tasks.ruler.words import word_list
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.memory import keep_freed
@@ -67,6 +71,17 @@ def run_eval(console: Console, request: Request) -> None:
     given = None if request.profile is None else Profile.load(request.profile)
     for name in left_out:
         console.print(f"left out: {name}, whose files only --data DIR can give")
+    with hold(request.out):  # before a second process loads a second model
+        _measure(console, request, tasks, haystack, given)
+
+
+def _measure(
+    console: Console,
+    request: Request,
+    tasks: Sequence[Measurable],
+    haystack: Haystack,
+    given: Profile | None,
+) -> None:
     device = resolve_device(request.device)
     keep_freed()  # thousands of prompts ask for the same blocks
     dtype = resolve_dtype(request.dtype, device)
@@ -89,15 +104,15 @@ def run_eval(console: Console, request: Request) -> None:
         lengths=tuple(lengths),
         methods={method.name: method.describe() for method in methods},
         haystack=haystack.provenance(),
+        word_list=_word_list(tasks),
         rules=request.rules,
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         backend=request.backend,
         min_length=request.min_length,
         recall=request.recall,
-        environment=describe_environment(),
     )
-    ledger = Ledger(request.out, manifest)
+    ledger = Ledger(request.out, manifest, describe_environment())
 
     def other(tokens: int) -> torch.Tensor:  # retrieval, as the paper calibrates
         ids = synthetic_prompt(loaded.tokenizer, tokens, seed=request.seed).ids
@@ -158,6 +173,12 @@ def parse_lengths(text: str) -> list[int]:
     return lengths
 
 
+def _word_list(tasks: Sequence[Measurable]) -> dict[str, Any]:
+    """Describe the words that RULER draws from; empty where it is not run."""
+    drawn = any(task.name.startswith("ruler/") for task in tasks)
+    return word_list().provenance() if drawn else {}
+
+
 class _Watch:
     """Shows how far a run is, and what the methods score so far."""
 
@@ -192,15 +213,18 @@ class _Watch:
         )
 
     def table(self) -> Table:
-        """Lay out the means of what was measured now."""
+        """Lay out the means of what was measured now, one line each."""
         table = Table(title="means of what was measured now", title_justify="left")
-        for column in ("task", "length", *(method.name for method in self.plan.methods)):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        rows = sorted({what[:2] for what in self.scores})
-        for task, length in rows:
-            cells = [self.scores.get((task, length, m.name), []) for m in self.plan.methods]
-            means = [f"{sum(own) / len(own):.4g} ({len(own)})" if own else "" for own in cells]
-            table.add_row(task, str(length), *means)
+        table.add_column("task", overflow="fold")
+        table.add_column("length", justify="right", no_wrap=True)
+        table.add_column("method", overflow="fold")
+        table.add_column("mean", justify="right", no_wrap=True)
+        table.add_column("n", justify="right", no_wrap=True)
+        order = {method.name: place for place, method in enumerate(self.plan.methods)}
+        for task, length, method in sorted(self.scores, key=lambda own: (*own[:2], order[own[2]])):
+            own = self.scores[task, length, method]
+            mean = f"{sum(own) / len(own):.4g}"
+            table.add_row(task, str(length), method, mean, str(len(own)))
         return table
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 from sparsefill.errors import InputError
 
+MOST = 2**53  # up to here a float holds every whole number
+LARGEST = 1e300  # sums and differences of so large numbers are still finite
+Bounds = tuple[float, float]
+
 
 class Fields:
     """One object; every field is asked for once, and what nobody asked for is an error.
@@ -16,7 +20,7 @@ class Fields:
     """
 
     def __init__(self, data: Any, *, source: str) -> None:
-        self._source = source
+        self.source = source
         self._data: Mapping[str, Any] = self._must(data, isinstance(data, dict), "it", "an object")
         self._asked: set[str] = set()
 
@@ -41,36 +45,39 @@ class Fields:
         return self._must(value, right, name, "a list of texts")
 
     def whole(self, name: str, *, least: int | None = 0) -> int:
-        """Return a whole number."""
+        """Return a whole number; where it has a least, a float holds it too."""
         value = self._take(name)
-        right = _is_whole(value) and (least is None or value >= least)
+        right = _is_whole(value) and (least is None or least <= value)
         kind = "a whole number" if least is None else f"a whole number from {least}"
-        return self._must(value, right, name, kind)
+        self._must(value, right, name, kind)
+        return self._must(
+            value, least is None or value <= MOST, name, f"a whole number up to {MOST}"
+        )
 
-    def wholes(self, name: str) -> list[int]:
+    def wholes(self, name: str, *, least: int = 1) -> list[int]:
         """Return a list of whole numbers."""
         value = self._take(name)
-        right = isinstance(value, list) and all(_is_whole(item) for item in value)
-        return self._must(value, right, name, "a list of whole numbers")
+        right = isinstance(value, list) and all(
+            _is_whole(item) and least <= item <= MOST for item in value
+        )
+        return self._must(value, right, name, f"a list of whole numbers from {least} to {MOST}")
 
-    def number(self, name: str) -> float | None:
-        """Return a number or None."""
+    def number(self, name: str, *, bounds: Bounds) -> float | None:
+        """Return a number between bounds, or None."""
         value = self._take(name)
-        self._must(value, value is None or _is_number(value), name, "a number or null")
+        right = value is None or _is_between(value, bounds)
+        self._must(value, right, name, f"a number {_said(bounds)}, or null")
         return None if value is None else float(value)
 
-    def share(self, name: str) -> float | None:
-        """Return a number from 0 to 1, or None."""
-        value = self._take(name)
-        right = value is None or (_is_number(value) and 0 <= value <= 1)
-        self._must(value, right, name, "a number from 0 to 1, or null")
-        return None if value is None else float(value)
-
-    def numbers(self, name: str) -> dict[str, float]:
-        """Return numbers by name."""
+    def numbers(self, name: str, *, bounds: Mapping[str, Bounds]) -> dict[str, float]:
+        """Return numbers by name, some of them between bounds of their own."""
         value = self._take(name)
         right = isinstance(value, dict) and all(map(_is_number, value.values()))
         self._must(value, right, name, "an object of numbers")
+        for key, number in value.items():
+            own = bounds.get(key, (-LARGEST, LARGEST))
+            right = _is_between(number, own)
+            self._must(number, right, f"{name}[{key!r}]", f"a number {_said(own)}")
         return {key: float(number) for key, number in value.items()}
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -84,26 +91,32 @@ class Fields:
         right = isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())
         return self._must(value, right, name, "an object of objects")
 
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """Return a list of objects."""
+        value = self._take(name)
+        right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        return self._must(value, right, name, "a list of objects")
+
     def end(self) -> None:
         """Raise `InputError` if there are fields that nobody asked for."""
         unknown = sorted(self._data.keys() - self._asked)
         if unknown:
             raise InputError(
-                f"{self._source}: unknown field {unknown[0]!r}; was it written by another version"
+                f"{self.source}: unknown field {unknown[0]!r}; was it written by another version"
                 " of sparsefill?"
             )
 
     def _take(self, name: str) -> Any:
         self._asked.add(name)
         if name not in self._data:
-            raise InputError(f"{self._source}: there must be a field {name!r}, got none")
+            raise InputError(f"{self.source}: there must be a field {name!r}, got none")
         return self._data[name]
 
     def _must(self, value: Any, right: bool, name: str, kind: str) -> Any:
         if not right:
             shown = repr(value)
             shown = shown if len(shown) <= 80 else shown[:77] + "..."
-            raise InputError(f"{self._source}: {name} must be {kind}, got {shown}")
+            raise InputError(f"{self.source}: {name} must be {kind}, got {shown}")
         return value
 
 
@@ -113,3 +126,11 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_between(value: Any, bounds: Bounds) -> bool:
+    return _is_number(value) and bounds[0] <= value <= bounds[1]
+
+
+def _said(bounds: Bounds) -> str:
+    return f"from {bounds[0]:g} to {bounds[1]:g}"

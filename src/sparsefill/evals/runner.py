@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsefill.evals.ledger import Ledger
-from sparsefill.evals.results import Key
+from sparsefill.evals.rows import Key
 from sparsefill.evals.task import Making, Measurable, Outcome
 from sparsefill.reader import Method, Reader
 

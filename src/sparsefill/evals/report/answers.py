@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sparsefill.evals.report import words
 from sparsefill.evals.report.markup import Markup, element
 from sparsefill.evals.report.summary import Summary
-from sparsefill.evals.results import Key, Row
+from sparsefill.evals.rows import Key, Row
 
 
 def answer_parts(summary: Summary, *, limit: int) -> list[Markup]:

@@ -46,12 +46,26 @@ def method_table(summary: Summary) -> Markup:
 
 
 def environment_table(summary: Summary) -> Markup:
-    """Write versions and machine, one column a run."""
+    """Write versions and machine, one column for each environment of each run."""
+    heads, flat = [], []
     runs = summary.results.runs
-    flat = [dict(_flatten(run.manifest.environment)) for run in runs]
+    for title, run in zip(_names(runs), runs, strict=True):
+        own = run.manifest.environments
+        flat += [dict(_flatten(one)) for one in own]
+        heads += [f"{title} ({n} of {len(own)})" if len(own) > 1 else title for n in _count(own)]
     names = sorted({name for one in flat for name in one})
     lines = [(name, *(one.get(name, UNSAID) for one in flat)) for name in names]
-    return table("Environment", ("", *_names(runs)), lines)
+    return table("Environment", ("", *heads), lines)
+
+
+def several_environments(summary: Summary) -> str:
+    """Name the runs that were measured in more than one environment; empty where none was."""
+    runs = summary.results.runs
+    return ", ".join(
+        f"{title} in {len(run.manifest.environments)}"
+        for title, run in zip(_names(runs), runs, strict=True)
+        if len(run.manifest.environments) > 1
+    )
 
 
 def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
@@ -65,11 +79,14 @@ def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
     yield "lengths", ", ".join(map(words.length, manifest.lengths))
     yield "samples per task and length", str(manifest.samples)
     yield "rows", f"{len(rows):,}"
+    yield "weights", manifest.weights
     yield "tokenizer", f"of {manifest.model}"
     yield "template", f"{manifest.template}: {PREFIX.get(manifest.template, UNSAID)}"
     yield "seed", str(manifest.seed)
     yield "rules of scores and of limits on answers", manifest.rules
     yield "haystack", _json(manifest.haystack)
+    yield "RULER's words", _json(manifest.word_list) if manifest.word_list else words.NONE
+    yield "environments", str(len(manifest.environments))
     yield "sentence splitter", str(manifest.haystack.get("splitter", UNSAID))
     yield "truncation", _truncation(row.recipe for row in rows)
     yield "decode", _decode(manifest.methods)
@@ -104,6 +121,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
     """Name runs by their folders, or by number where folders are named alike."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [f"run {n + 1}" for n in range(len(runs))]
+
+
+def _count(items: Sequence[object]) -> range:
+    return range(1, len(items) + 1)
 
 
 def _flatten(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

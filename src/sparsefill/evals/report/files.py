@@ -1,30 +1,46 @@
-"""The report as data: one row for each task, length and method."""
+"""The report as data: scores, other values, and means over tasks, by length and method."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sparsefill.evals.report.groups import group_difference, group_score, groups_of, means_by_length
+from sparsefill.evals.report.pictures import perplexity
 from sparsefill.evals.report.summary import Cell, Summary
 from sparsefill.evals.statistics import Interval
 from sparsefill.evals.tasks.ruler.aggregate import effective_length
 
 COLUMNS = ("task", "length", "method", "n", "score", "low", "high", "nulls", "density", "recall")
+VALUE = ("task", "length", "method", "value", "n", "mean", "low", "high")
+MEAN = ("mean", "length", "method", "n", "score", "low", "high")
 DIFFERENCE = ("difference", "difference_low", "difference_high", "pairs")
 
 
 def as_csv(summary: Summary, *, times: bool) -> str:
     """Write cells as a table; what was not measured is empty."""
     names = (*COLUMNS, *(("ttft",) if times else ()), *DIFFERENCE)
-    written = io.StringIO()
-    table = csv.DictWriter(written, names, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
-    for cell in summary.cells.values():
-        table.writerow({**_row(cell), "ttft": cell.speed.ttft if cell.speed else None})
-    return written.getvalue()
+    rows = (
+        {**_row(cell), "ttft": cell.speed.ttft if cell.speed else None}
+        for cell in summary.cells.values()
+    )
+    return _table(names, rows)
+
+
+def values_as_csv(summary: Summary) -> str:
+    """Write what was measured besides scores, one line for each value of a cell.
+
+    `perplexity_of_all_tokens` counts each token once; it has no interval.
+    """
+    return _table((*VALUE, *DIFFERENCE), _values(summary))
+
+
+def means_as_csv(summary: Summary) -> str:
+    """Write means over tasks, one line for each length and method."""
+    return _table((*MEAN, *DIFFERENCE), _means_by_length(summary))
 
 
 def as_json(summary: Summary, *, times: bool) -> str:
@@ -51,8 +67,47 @@ def as_json(summary: Summary, *, times: bool) -> str:
     return json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
+def _table(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    written = io.StringIO()
+    table = csv.DictWriter(written, names, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
+    return written.getvalue()
+
+
+def _values(summary: Summary) -> Iterator[dict[str, Any]]:
+    for (task, length, method), cell in summary.cells.items():
+        which = {"task": task, "length": length, "method": method}
+        for name, mean in cell.values.items():
+            row = {**which, "value": name, **mean._asdict()}
+            yield {**row, **_difference(cell.value_differences.get(name))}
+        whole = perplexity(cell)
+        if whole is not None:
+            counted = cell.values["nll"].n
+            yield {**which, "value": "perplexity_of_all_tokens", "n": counted, "mean": whole}
+
+
+def _means_by_length(summary: Summary) -> Iterator[dict[str, Any]]:
+    for row in _means(summary):
+        for length, own in row["lengths"].items():
+            if own["score"] is not None:
+                score = {**own["score"], "score": own["score"]["mean"]}
+                which = {"mean": row["mean"], "length": length, "method": row["method"]}
+                change = own["difference"]
+                yield {**score, **which, **_difference(Interval(**change) if change else None)}
+
+
+def _difference(change: Interval | None) -> dict[str, Any]:
+    return {
+        "difference": change.mean if change else None,
+        "difference_low": change.low if change else None,
+        "difference_high": change.high if change else None,
+        "pairs": change.n if change else None,
+    }
+
+
 def _row(cell: Cell) -> dict[str, Any]:
-    score, change = cell.score, cell.difference
+    score = cell.score
     return {
         "task": cell.task,
         "length": cell.length,
@@ -64,10 +119,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "nulls": cell.nulls,
         "density": cell.density,
         "recall": cell.recall,
-        "difference": change.mean if change else None,
-        "difference_low": change.low if change else None,
-        "difference_high": change.high if change else None,
-        "pairs": change.n if change else None,
+        **_difference(cell.difference),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparsefill.evals.report.interval import mean_of_tasks
 from sparsefill.evals.report.summary import Summary, counterpart
-from sparsefill.evals.results import Row
+from sparsefill.evals.rows import Row
 from sparsefill.evals.statistics import Interval
 from sparsefill.evals.tasks.infinitebench import PAPER_TASKS
 from sparsefill.evals.tasks.ruler import RULER, SYNTHETIC

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from sparsefill.evals.report import words
 from sparsefill.evals.report.answers import answer_parts
-from sparsefill.evals.report.checklist import checklist_table, environment_table, method_table
+from sparsefill.evals.report.checklist import (
+    checklist_table,
+    environment_table,
+    method_table,
+    several_environments,
+)
 from sparsefill.evals.report.figure import Figure
 from sparsefill.evals.report.groups import Group, families, groups_of
 from sparsefill.evals.report.markup import Child, Markup, element
@@ -105,7 +110,7 @@ class Page:
         if answers:
             yield "Answers", answers
         yield "Comparability", [checklist_table(summary, groups), method_table(summary)]
-        yield "Environment", [environment_table(summary)]
+        yield "Environment", [_several(summary), environment_table(summary)]
 
     def _scores(self, groups: Sequence[Group]) -> Iterator[Child]:
         summary = self.summary
@@ -184,6 +189,18 @@ class Page:
 
 def _section(title: str, content: Sequence[Child]) -> Markup:
     return element("section", element("h2", title), content, id=_anchor(title))
+
+
+def _several(summary: Summary) -> Markup | None:
+    """Say that rows of one run were measured in several environments."""
+    told = several_environments(summary)
+    if not told:
+        return None
+    warning = (
+        f"Runs went on in more than one environment: {told}. Their rows may differ by rounding, and"
+        " times are of several machines or versions; speed-ups compare only rows of one."
+    )
+    return element("p", warning, class_="note")
 
 
 def _uneven(summary: Summary) -> str:

@@ -11,10 +11,10 @@ from sparsefill.evals.report.curve import Curves, Point, Series
 from sparsefill.evals.report.figure import Figure, Number, file_name
 from sparsefill.evals.report.groups import Group, group_score
 from sparsefill.evals.report.heat import HeatMap
-from sparsefill.evals.report.summary import Cell, Summary, by_head, counterpart, mean_of
+from sparsefill.evals.report.summary import Cell, Summary, counterpart, mean_of
+from sparsefill.evals.rows import DEPTH, head_of
 from sparsefill.evals.statistics import Interval
 
-DEPTH = "depth_percent"  # of a recipe: where the needle lies
 PERCENT = 100
 
 
@@ -89,10 +89,10 @@ def ttft_curves(summary: Summary, task: str) -> list[Figure]:
 
     def of(method: str, length: int) -> Point | None:
         cell = summary.cell(task, length, method)
-        if cell is None or cell.speed is None or cell.speed.ttft <= 0:
+        if cell is None or cell.speed is None:
             return None
         speed = cell.speed
-        return Point(length=length, value=speed.ttft, low=speed.p10 or None, high=speed.p90)
+        return Point(length=length, value=speed.ttft, low=speed.p10, high=speed.p90)
 
     return _curves(
         summary,
@@ -112,7 +112,7 @@ def needle_tasks(summary: Summary) -> list[str]:
         cell.task
         for cell in summary.cells.values()
         for row in cell.rows
-        if row.score is None or not _is_number(row.recipe.get(DEPTH))
+        if row.score is None or row.recipe.get(DEPTH) is None
     }
     return [task for task in summary.tasks if task not in shallow]
 
@@ -145,7 +145,7 @@ def head_maps(summary: Summary) -> Iterator[Figure]:
         for method in summary.methods:
             cell = summary.cell(task, length, method)
             names = {name for row in cell.rows for name in row.values} if cell else set()
-            for kind in sorted({name.split("/")[0] for name in names if by_head(name)}):
+            for kind in sorted({own[0] for own in map(head_of, names) if own}):
                 assert cell is not None
                 yield _head_map(cell, kind)
 
@@ -269,9 +269,9 @@ def _head_map(cell: Cell, kind: str) -> Figure:
     found: dict[tuple[int, int], list[float]] = {}
     for row in cell.rows:
         for name, value in row.values.items():
-            if by_head(name) and name.split("/")[0] == kind:
-                _, layer, head = name.split("/")
-                found.setdefault((int(head), int(layer)), []).append(value)
+            if (own := head_of(name)) and own[0] == kind:
+                _, layer, head = own
+                found.setdefault((head, layer), []).append(value)
     means = {place: sum(values) / len(values) for place, values in found.items()}
     heads, layers = (1 + max(place[axis] for place in means) for axis in (0, 1))
     low, high = min(means.values()), max(means.values())
@@ -290,7 +290,3 @@ def _head_map(cell: Cell, kind: str) -> Figure:
         stops=SAFE,
         digits=2,
     ).draw()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from sparsefill.errors import InputError
 from sparsefill.evals.report.interval import difference_of, interval_of
-from sparsefill.evals.results import Key, Results, Row
+from sparsefill.evals.results import Results
+from sparsefill.evals.rows import Key, Row, head_of
 from sparsefill.evals.statistics import Interval
 
 FULL = ("full", "dense")  # names of full attention, which other methods are compared with
@@ -22,7 +23,8 @@ class Speed:
 
     Args:
         ttft: median, with the 10th and 90th percentile.
-        ratio: the compared method's median over this one's, of samples that one run read by both.
+        ratio: the compared method's median over this one's, of samples that one run read by both
+            in one environment.
     """
 
     n: int
@@ -153,12 +155,6 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def by_head(name: str) -> bool:
-    """Tell whether a value is that of one head: `NAME/LAYER/HEAD`."""
-    parts = name.split("/")
-    return len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit()
-
-
 def counterpart(results: Results, row: Row, against: str | None) -> Row | None:
     """Return the same sample as the compared method read it."""
     if against is None or row.method == against:
@@ -172,7 +168,7 @@ def _says_nothing(answer: str) -> bool:
 
 def _cell(results: Results, rows: Sequence[Row], against: str | None, *, times: bool) -> Cell:
     pairs = [(row, counterpart(results, row, against)) for row in rows]
-    names = sorted({name for row in rows for name in row.values if not by_head(name)})
+    names = sorted({name for row in rows for name in row.values if head_of(name) is None})
     values: dict[str, Interval] = {}
     changes: dict[str, Interval] = {}
     for name in names:
@@ -221,7 +217,9 @@ def _speed(results: Results, rows: Sequence[Row], against: str | None) -> Speed 
         if other is None or results.run_of[row.key] != results.run_of[other.key]:
             continue
         times, compared = results.times(row.key), results.times(other.key)
-        if times and compared and times.ttft_s and compared.ttft_s:
+        if not times or not compared or times.environment != compared.environment:
+            continue
+        if times.ttft_s and compared.ttft_s:
             own.append(times.ttft_s)
             others.append(compared.ttft_s)
     return Speed(
