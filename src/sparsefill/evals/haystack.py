@@ -12,6 +12,8 @@ from typing import Any
 from sparsefill.data import novel
 from sparsefill.errors import InputError
 
+BREAK = "\n\n"  # between the end of a text and the start of the next
+
 
 @dataclass(frozen=True)
 class Haystack:
