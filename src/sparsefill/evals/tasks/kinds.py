@@ -80,7 +80,11 @@ class PerplexityTask:
                 tokens=len(window.ids),
                 prefill=prefill,
                 values=values,
-                recipe={"text": making.haystack.name, "start": window.start},
+                recipe={
+                    "text": window.text,
+                    "start": window.start,
+                    "shared_tokens": window.shared,
+                },
             )
 
         return measure
