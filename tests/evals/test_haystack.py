@@ -17,11 +17,19 @@ def test_a_file_a_folder_or_the_novels(tmp_path: Path):
     for name in ("b", "a"):
         (tmp_path / f"{name}.txt").write_text(f"text {name}", "utf-8")
     (tmp_path / "c.md").write_text("no text", "utf-8")
-    assert load_haystack(tmp_path) == Haystack(tmp_path.name, "text a\n\ntext b")
+    folder = load_haystack(tmp_path)
+    assert folder == Haystack(tmp_path.name, "text a\n\ntext b", ends=(6,))
+    assert folder.texts == ("text a", "text b")
     assert load_haystack(tmp_path / "b.txt") == Haystack("b.txt", "text b")
-    both = load_haystack().text
-    assert both.startswith(novel())
-    assert both.endswith(novel("northanger-abbey"))
+    assert load_haystack().texts == (novel(), novel("northanger-abbey"))
+    assert load_haystack().text == novel() + "\n\n" + novel("northanger-abbey")
+
+
+@pytest.mark.parametrize("texts", [("a",), ("", "b", ""), ("a\n\nb", "c", "d\n\n", "\n")])
+def test_texts_are_told_apart_again(texts: tuple[str, ...]):
+    joined = Haystack.join("some", texts)
+    assert joined.texts == texts
+    assert joined.text == "\n\n".join(texts)
 
 
 def test_what_is_no_text_is_refused(tmp_path: Path):

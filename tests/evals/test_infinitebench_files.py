@@ -13,6 +13,7 @@ from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.tasks.infinitebench import infinitebench_tasks
 from sparsefill.evals.tasks.infinitebench.files import FROM_FILES, read_row
+from sparsefill.evals.tasks.infinitebench.official import row_of
 from tests.evals import support
 from tests.support.tokenizers import ByteTokenizer
 
@@ -80,8 +81,29 @@ def test_what_is_missing_is_named_and_where_it_comes_from(tmp_path: Path):
         make("code_debug", None)
     with pytest.raises(InputError, match=f"code_debug.jsonl, which does not exist; {source}"):
         make("code_debug", tmp_path)
-    with pytest.raises(InputError, match="has no row 1; ask for fewer samples"):
-        make("code_debug", write(tmp_path, "code_debug", CHOICE), index=1)
+
+
+def test_a_file_with_too_few_rows_is_told_from_too_many_samples(tmp_path: Path):
+    some = write(tmp_path, "code_debug", *[CHOICE] * 55)
+    message = r"must have the 394 rows of the official file, got 55, and row 55 was asked for"
+    with pytest.raises(InputError, match=f"{message}.*get the whole file from https://hugg"):
+        make("code_debug", some, index=55)
+    whole = write(tmp_path, "code_debug", *[CHOICE] * 394)
+    with pytest.raises(InputError, match="has 394 rows, and row 394 was asked for; pass fewer"):
+        make("code_debug", whole, index=394)
+
+
+def test_the_last_sample_tells_what_those_before_it_lack(tmp_path: Path):
+    spread = infinitebench_tasks(order="spread")["infinitebench/code_debug"]
+    rows = [row_of("code_debug", index) for index in range(5)]
+    assert rows[4] < max(rows)
+    folder = write(tmp_path, "code_debug", *[CHOICE] * max(rows))
+    prompter = Prompter(tokenizer=ByteTokenizer())
+    with pytest.raises(InputError, match=f"got {max(rows)}, and row {max(rows)} was asked for"):
+        support.make(spread, 5000, 4, prompter=prompter, data=folder)
+    write(tmp_path, "code_debug", *[CHOICE] * (max(rows) + 1))
+    sample = support.make(spread, 5000, 4, prompter=prompter, data=folder)
+    assert sample.recipe["row"] == rows[4]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.evals.methods import method_of, names
 from sparsefill.evals.task import Measurable, Task
 from sparsefill.evals.tasks import families, tasks_of
@@ -125,3 +127,25 @@ def test_fidelity_of_the_same_logits():
     assert outcome.values["kl_mean"] == 0
     assert outcome.values["top1"] == outcome.values["perplexity_ratio"] == 1
     assert outcome.values["same_greedy_tokens"] == 32
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_fidelity_without_a_known_next_token_is_refused_before_anything_is_read(length: int):
+    task = families()["fidelity"]["fidelity/last_positions"]
+    with pytest.raises(InputError, match=f"needs 3 tokens for that, got {length}; pass a larger"):
+        task.prepare(making(task.name, length=length))
+    outcome = task.prepare(making(task.name, length=3))(Scripted({}), FULL)
+    assert outcome.values["rows"] == 2
+    assert "perplexity_ratio" in outcome.values
+
+
+def test_a_scorer_without_its_package_is_told_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    row = {"context": "A book.", "input": "", "answer": ["It ends."]}
+    (tmp_path / "longbook_sum_eng.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    task = families()["infinitebench"]["infinitebench/longbook_sum_eng"]
+    made = making(task.name, length=4000, data=tmp_path)
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    with pytest.raises(UnsupportedError, match="package rouge-score"):
+        task.prepare(made)

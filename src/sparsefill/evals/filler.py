@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsefill.errors import InputError
-from sparsefill.evals.haystack import Haystack
+from sparsefill.evals.haystack import BREAK, Haystack
 from sparsefill.evals.prompter import Prompter
 
 GOLDEN = (5**0.5 - 1) / 2  # of a circle: any number of such turns lie well apart on it
 CHARACTERS = 5  # of a token of prose, at first guess
-BREAK = "\n\n"  # between the end of a text and its start
+MOST_GROWTH = 16.0  # of what is read when it held too few tokens: of markers, say
+NEAR = 100  # characters within which words and sentences end; longer ones are cut
+# the end of a word, or of a sentence where words have no spaces between them
+ENDS = re.compile(r"\s+|[\u3002\uff01\uff1f][\u300d\u300f\u2019\u201d\uff09]*\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ def rotation(haystack: Haystack, turn: int, seed: int) -> int:
     """Return the character at which a turn begins: the start of a word, each turn elsewhere.
 
     Turns divide the text by the golden ratio, so that few of them, and also many, show far
-    parts of it. The same seed begins at the same place whatever the task and the length.
+    parts of it. The same seed begins at the same place whatever the task and the length. Where
+    no word or sentence ends near, it is any character.
 
     Example:
         >>> haystack = Haystack("letters", "a b c d e f g h i j")
@@ -42,9 +47,12 @@ def rotation(haystack: Haystack, turn: int, seed: int) -> int:
         ['e', 'b', 'h', 'd']
     """
     start = random.Random(f"{seed}/rotation").random()
-    character = int((start + turn * GOLDEN) % 1 * len(haystack.text))
-    space = haystack.text.find(" ", character)
-    return (space + 1) % len(haystack.text)
+    text = haystack.text
+    character = int((start + turn * GOLDEN) % 1 * len(text))
+    near = ENDS.search(text, character, character + NEAR)
+    if near is None:
+        return character if character + NEAR < len(text) else 0
+    return near.end() % len(text)
 
 
 def read_filler(prompter: Prompter, haystack: Haystack, offset: int, tokens: int) -> Filler:
@@ -58,18 +66,23 @@ def read_filler(prompter: Prompter, haystack: Haystack, offset: int, tokens: int
     markers = getattr(prompter.tokenizer, "all_special_tokens", ())
     characters = CHARACTERS * tokens + 64  # 64: the last word may be cut
     while True:
-        text = _text(haystack.text, offset, characters)
-        for marker in markers:
-            text = text.replace(marker, "")
-        if not text.strip():
-            raise InputError(f"{haystack.name} has no text but markers; pass another --haystack")
-        ids = prompter.encode(text)
+        ids = prompter.encode(_without(markers, _text(haystack.text, offset, characters)))
         if len(ids) > tokens:
             break
-        characters = int(1.1 * characters * (tokens + 1) / max(len(ids), 1)) + 1
+        whole = characters >= len(haystack.text)
+        if whole and not _without(markers, haystack.text).strip():
+            raise InputError(f"{haystack.name} has no text but markers; pass another --haystack")
+        growth = (tokens + 1) / max(len(ids), 1)
+        characters = int(1.1 * characters * min(growth, MOST_GROWTH)) + 1
     share = tokens / len(ids)
     passes = 1 + int(offset + share * characters) // (len(haystack.text) + len(BREAK))
     return Filler(ids=ids[:tokens], offset=offset, passes=passes)
+
+
+def _without(markers: Sequence[str], text: str) -> str:
+    for marker in markers:
+        text = text.replace(marker, "")
+    return text
 
 
 def _text(text: str, offset: int, characters: int) -> str:

@@ -1,4 +1,4 @@
-"""Text that needles are hidden in: the package's novels, or the user's files."""
+"""Texts that needles are hidden in: the package's novels, or the user's files."""
 
 from __future__ import annotations
 
@@ -6,25 +6,48 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from sparsefill.data import novel
 from sparsefill.errors import InputError
 
+BREAK = "\n\n"  # between the end of a text and the start of the next
+
 
 @dataclass(frozen=True)
 class Haystack:
-    """One long text.
+    """One long text, or several after one another.
 
     Args:
         name: for reports.
         text: all of it; tasks that need more begin again at its start, and say so in the
             sample's recipe.
+        ends: the character at which each text ends but the last; a break follows.
     """
 
     name: str
     text: str
+    ends: tuple[int, ...] = ()
+
+    @classmethod
+    def join(cls, name: str, texts: Sequence[str]) -> Haystack:
+        """Put texts after one another.
+
+        Example:
+            >>> Haystack.join("two", ["a cat", "a dog"]).ends
+            (5,)
+        """
+        pasts = accumulate(len(text + BREAK) for text in texts[:-1])
+        return cls(name, BREAK.join(texts), tuple(past - len(BREAK) for past in pasts))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The texts apart."""
+        starts = (0, *(end + len(BREAK) for end in self.ends))
+        ends = (*self.ends, len(self.text))
+        return tuple(self.text[start:end] for start, end in zip(starts, ends, strict=True))
 
     @cached_property
     def words(self) -> Sequence[str]:
@@ -47,14 +70,14 @@ def load_haystack(path: Path | None = None) -> Haystack:
         InputError: there is no such file, or no text in it.
     """
     if path is None:
-        return Haystack("two novels by Jane Austen", novel() + "\n\n" + novel("northanger-abbey"))
+        return Haystack.join("two novels by Jane Austen", [novel(), novel("northanger-abbey")])
     if not path.exists():
         raise InputError(f"there is no file or folder {path}; check --haystack")
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     try:
-        text = "\n\n".join(file.read_text("utf-8") for file in files)
+        texts = [file.read_text("utf-8") for file in files]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must hold text in UTF-8 ({error}); check --haystack") from error
-    if not text.strip():
+    if not any(text.strip() for text in texts):
         raise InputError(f"{path} must hold text, got none; a folder needs files named *.txt")
-    return Haystack(path.name, text)
+    return Haystack.join(path.name, texts)

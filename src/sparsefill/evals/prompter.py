@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -75,10 +76,14 @@ class Prompter:
         return ids
 
     @cached_property
-    def encode_once(self) -> Callable[[str], Sequence[int]]:
-        """Turn a text that every sample needs into tokens, remembered until another one comes."""
+    def encode_once(self) -> Callable[[tuple[str, ...]], Sequence[Sequence[int]]]:
+        """Turn texts that every sample needs into tokens, remembered until others come."""
+
+        def encode(texts: tuple[str, ...]) -> Sequence[Sequence[int]]:
+            return [array("i", self.encode(text)) for text in texts]  # 4 bytes a token
+
         # here, not beside the function: tokenizers need not be hashable
-        return lru_cache(maxsize=1)(lambda text: tuple(self.encode(text)))
+        return lru_cache(maxsize=1)(encode)
 
     def decode(self, ids: list[int]) -> str:
         """Turn tokens into text, markers of the template left out."""

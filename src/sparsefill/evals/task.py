@@ -115,8 +115,13 @@ class Task:
     settles: bool = False
 
     def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
-        """Make a sample, and return what has it answered by a method, and scores that."""
+        """Make a sample, and return what has it answered by a method, and scores that.
+
+        Raises:
+            UnsupportedError: the scorer needs a package that is not installed.
+        """
         sample = self.make(making)
+        self.score("", sample.references)  # a scorer that lacks something says so before any work
         ids, decode = making.prompter.ids(sample), making.prompter.decode
 
         def settled(tokens: list[int]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from sparsefill.errors import InputError
 from sparsefill.evals.fidelity import compare_rows, first_divergence, summarise
 from sparsefill.evals.filler import opening, read_filler, rotation
 from sparsefill.evals.prompter import Prompter
@@ -79,7 +80,11 @@ class PerplexityTask:
                 tokens=len(window.ids),
                 prefill=prefill,
                 values=values,
-                recipe={"text": making.haystack.name, "start": window.start},
+                recipe={
+                    "text": window.text,
+                    "start": window.start,
+                    "shared_tokens": window.shared,
+                },
             )
 
         return measure
@@ -92,9 +97,20 @@ class FidelityTask:
     name: str
 
     def prepare(self, making: Making) -> Measure:
-        """Take tokens of the haystack, and those that follow the ones compared."""
+        """Take tokens of the haystack, and those that follow the ones compared.
+
+        Raises:
+            InputError: the length is of too few tokens.
+        """
         prompter = Prompter(tokenizer=making.prompter.tokenizer)
         marker = opening(prompter)
+        # of the last two positions one has a true next token
+        least = max(3, len(marker) + 1)
+        if making.length < least:
+            raise InputError(
+                f"{self.name} compares predictions of true next tokens, and needs {least} tokens"
+                f" for that, got {making.length}; pass a larger length"
+            )
         offset = rotation(making.haystack, making.index, making.seed)
         filler = read_filler(prompter, making.haystack, offset, making.length - len(marker))
         ids = [*marker, *filler.ids]

@@ -1,15 +1,16 @@
 """Perplexity over length: how well a model reads prose, as on PG-19.
 
-A text is cut into windows that share no token, each a sample of its own. Every method reads the
-same windows, so that methods are compared on the same words. Sums are float64.
+A window of a text is a sample of its own. Every method reads the same windows, so that methods
+are compared on the same words; and a window begins at the same token whatever its length, so that
+longer ones go on where shorter ones end. Sums are float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ from sparsefill.evals.filler import opening
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 
+LEAST = 1024  # tokens between the starts of windows
 LAST = 4096  # tokens at the end of a window, which see most of it
 
 
@@ -27,12 +29,16 @@ class Window:
     """Tokens of a text that are read together.
 
     Args:
+        text: number of the text, of those of a haystack.
         start: token of the text that the window begins at.
         ids: the tokens, after the marker that the tokenizer begins texts with, if it has one.
+        shared: tokens that windows before this one hold as well, at the same length.
     """
 
+    text: int
     start: int
     ids: tuple[int, ...]
+    shared: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +61,61 @@ class Reading:
         return math.exp(self.nll)
 
 
-def cut_window(text: Haystack, prompter: Prompter, length: int, index: int) -> Window:
-    """Cut one of the windows of a length out of a text: side by side from its start.
+def window_starts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where windows begin, as text and token: what texts hold decides, no length.
 
-    No two share a token and none reaches over the text's end.
+    Side by side, texts hold some windows of the largest power of two that there is room for;
+    between their starts lie those of half that length, and so on, down to 1024 tokens. So as
+    many samples of a power of two tokens as there is room for share no token, and few samples
+    lie far apart. Last come the starts of texts that are shorter than that.
+
+    Args:
+        sizes: tokens of each text.
+
+    Example:
+        >>> list(window_starts([5000, 2048]))
+        [(0, 0), (0, 2048), (1, 0), (0, 1024), (0, 3072), (1, 1024)]
+    """
+    told = set[tuple[int, int]]()
+    step = 1 << max(max(sizes).bit_length(), LEAST.bit_length()) - 1
+    while step >= LEAST:
+        for text, size in enumerate(sizes):
+            for start in range(0, size - step + 1, step):
+                if (text, start) not in told:
+                    told.add((text, start))
+                    yield text, start
+        step //= 2
+    yield from ((text, 0) for text, size in enumerate(sizes) if 0 < size < LEAST)
+
+
+def cut_window(haystack: Haystack, prompter: Prompter, length: int, index: int) -> Window:
+    """Cut one of the windows of a length out of texts; none reaches over the end of its text.
 
     Raises:
-        InputError: there are fewer windows, or the length has no room for a token to predict.
+        InputError: this window, or one before it, is longer than what is left of its text.
     """
     marker = opening(Prompter(tokenizer=prompter.tokenizer))
     size = length - len(marker)
     if size < 1 or length < 2:
         raise InputError(f"a window needs a token to predict, got {length}; pass a larger length")
-    ids, start = prompter.encode_once(text.text), index * size
-    if start + size > len(ids):
+    texts = prompter.encode_once(haystack.texts)
+    starts = list(islice(window_starts([len(ids) for ids in texts]), index + 1))
+    inside = [start + size <= len(texts[text]) for text, start in starts]
+    if not all(inside) or index >= len(starts):
         raise InputError(
-            f"{text.name!r} has {len(ids) // size} windows of {length} tokens, fewer than"
-            f" {index + 1}; pass fewer samples, a smaller length or a longer --haystack"
+            f"{haystack.name!r} has {[*inside, False].index(False)} windows of {length} tokens,"
+            f" fewer than {index + 1}; pass fewer samples, a smaller length or a longer --haystack"
         )
-    return Window(start=start, ids=(*marker, *ids[start : start + size]))
+    text, start = starts[-1]
+    before = [other - start for own, other in starts[:-1] if own == text]
+    after = min((other for other in before if other > 0), default=size)
+    behind = min((-other for other in before if other < 0), default=size)
+    return Window(
+        text=text,
+        start=start,
+        ids=(*marker, *texts[text][start : start + size]),
+        shared=min(size, max(size - after, 0) + max(size - behind, 0)),
+    )
 
 
 def read_out(nll: Float[Tensor, " _"], *, last: int = LAST) -> Reading:

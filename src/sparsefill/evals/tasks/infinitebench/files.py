@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsefill.errors import InputError
+from sparsefill.evals.tasks.infinitebench.official import ROWS
 from sparsefill.evals.tasks.infinitebench.row import Row
 from sparsefill.strict_json import parse_json
 
@@ -24,21 +25,27 @@ CHOICES = ("code_debug", "longbook_choice_eng")
 LETTERS = "ABCD"
 
 
-def read_row(folder: Path | None, name: str, index: int) -> Row:
+def read_row(folder: Path | None, name: str, index: int, *, last: int | None = None) -> Row:
     """Read a row of `<name>.jsonl`; empty lines do not count.
+
+    Args:
+        last: the last row that other samples of the run need; it must be there too.
 
     Raises:
         InputError: no such file or row, or the row is not what it should be.
     """
-    path = _file(folder, name)
+    path, last = _file(folder, name), max(index, last or 0)
+    line, text, rows = b"", "", 0
     try:
         with path.open("rb") as file:
-            line = next(islice((line for line in file if line.strip()), index, None), None)
-        text = None if line is None else line.decode("utf-8")
+            for found in islice((own for own in file if own.strip()), last + 1):
+                if rows == index:
+                    line, text = found, found.decode("utf-8")
+                rows += 1
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}); get it from {SOURCE}") from error
-    if line is None or text is None:
-        raise InputError(f"{path} has no row {index}; ask for fewer samples")
+    if rows <= last:
+        raise _missing(path, name, rows, last)
     where = f"row {index} of {path}"
     data = parse_json(text, source=where)
     if not isinstance(data, dict):
@@ -46,6 +53,18 @@ def read_row(folder: Path | None, name: str, index: int) -> Row:
     digest = hashlib.sha256(line.strip()).hexdigest()
     recipe = {"file": path.name, "row": index, "sha256": digest}
     return _row(name, data, where, recipe)
+
+
+def _missing(path: Path, name: str, rows: int, row: int) -> InputError:
+    """Say that a row is not there, and why it was asked for."""
+    if rows >= ROWS[name]:
+        return InputError(
+            f"{path} has {rows} rows, and row {row} was asked for; pass fewer samples"
+        )
+    return InputError(
+        f"{path} must have the {ROWS[name]} rows of the official file, got {rows}, and row {row}"
+        f" was asked for: samples are spread over all rows; get the whole file from {SOURCE}"
+    )
 
 
 def _file(folder: Path | None, name: str) -> Path:

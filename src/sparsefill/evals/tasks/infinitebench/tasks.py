@@ -71,11 +71,13 @@ def infinitebench_tasks(
 
 def _make(name: str, limits: str, size: str, order: str, making: Making) -> Sample:
     """Make a sample of the asked size."""
+    last = making.index
     if order == "spread":
-        making = replace(making, index=row_of(name, making.index))
+        rows = [row_of(name, index) for index in range(making.index + 1)]
+        making, last = replace(making, index=rows[-1]), max(rows)
     new_tokens = answer_limit(name, limits, making.length)
     if name in FROM_FILES:
-        row = read_row(making.data, name, making.index)
+        row = read_row(making.data, name, making.index, last=last)
         return cut_middle(_sample(name, making, row, new_tokens), making.prompter)
     recipe = RECIPES[name]
 
