@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,12 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from sparsefill.cli import eval as cli
 from sparsefill.cli.app import app
 from sparsefill.cli.eval import parse_lengths
 from sparsefill.errors import InputError
+from sparsefill.evals.folder import hold
 from sparsefill.evals.results import load_run
+from sparsefill.evals.rows import Key
+from sparsefill.evals.runner import Plan
+from sparsefill.evals.task import Outcome
+from sparsefill.evals.tasks import families
+from sparsefill.evals.tasks.ruler.words import word_list, words_of_novels
+from sparsefill.patterns import Dense
+from sparsefill.reader import Method
+from tests.evals.support import TOOK
 from tests.support.tiny import save_tiny_llama
 
 TASKS = (
@@ -83,6 +95,57 @@ def test_a_killed_run_reports_as_an_unbroken_one(
         pages.append({p.name: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()})
     assert pages[0] == pages[1]
     assert "report.html" in pages[0]
+
+
+def test_a_second_process_is_told_before_it_loads_a_model(tmp_path: Path, words: Path):
+    with hold(tmp_path / "run"):
+        result = call(*arguments(tmp_path / "no model", words, tmp_path / "run"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: another process is measuring into")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_ruler_s_word_list_is_a_setting(tiny: Path, words: Path, tmp_path: Path, monkeypatch):
+    def ask(task: str):
+        fixed = ["--model", str(tiny), "--haystack", str(words), "--out", str(tmp_path / "run")]
+        return call("eval", task, *fixed, "--method", "full", "--lengths", "1500", "--samples", "1")
+
+    def word_list_there() -> dict:
+        return load_run(tmp_path / "run").manifest.word_list
+
+    assert ask("perplexity").exit_code == 0
+    assert word_list_there() == {}
+    assert ask("ruler/niah_multikey_2").exit_code == 0
+    assert word_list_there() == word_list().provenance()
+    monkeypatch.setattr(cli, "word_list", words_of_novels)
+    result = ask("ruler/niah_multikey_2")
+    assert result.exit_code == 2
+    assert "holds a run with another word_list" in result.stderr
+    assert ask("perplexity").exit_code == 0
+
+
+def test_the_table_is_whole_at_80_columns():
+    names = ("full", "minference", "static", "streaming-llm", "dilated", "strided", "infllm")
+    methods = [Method(name=name, cells=Dense()) for name in names]
+    methods.append(Method(name="vertical-slash:verticals=1000,slashes=6096", cells=Dense()))
+    tasks = list(families()["fidelity"].values())
+    plan = Plan(tasks=tasks, methods=methods, lengths=[1048576], samples=1)
+    watch = cli._Watch(Console(width=80, file=io.StringIO()), plan)
+    for place, method in enumerate(methods):
+        key = Key("fidelity/last_positions", 1048576, 0, method.name)
+        values = {"perplexity_ratio": 1.0004567 + place / 1000, "kl_median": 1.2345e-17 * place}
+        watch.note(key, Outcome(tokens=9, prefill=TOOK, values=values))
+    written = io.StringIO()
+    Console(width=80, file=written).print(watch.table())
+    said = written.getvalue()
+    assert max(map(len, said.splitlines())) <= 80
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in said.splitlines()]
+    numbers = {(cell[1], cell[3], cell[4]) for cell in cells if len(cell) == 5 and cell[1]}
+    for place in range(len(methods)):
+        assert ("1048576", f"{1.0004567 + place / 1000:.4g}", "1") in numbers
+        assert ("1048576", f"{1.2345e-17 * place:.4g}", "1") in numbers
+    order = [cell[2] for cell in cells if len(cell) == 5 and cell[1]]
+    assert order[: len(names)] == list(names)
 
 
 def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):

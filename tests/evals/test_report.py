@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Iterable
@@ -15,8 +17,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from sparsefill.atomic import write_atomically
 from sparsefill.errors import InputError
-from sparsefill.evals.report import write_report
+from sparsefill.evals.report import folder, write_report
 from sparsefill.evals.report.colours import PAPER, SAFE, ink, shade
 from sparsefill.evals.report.figure import SVG
 from sparsefill.evals.report.groups import groups_of
@@ -28,6 +31,7 @@ from sparsefill.evals.rows import Row
 from sparsefill.evals.tasks.ruler import RULER, SYNTHETIC
 from tests.support.runs import (
     BAD,
+    ENVIRONMENT,
     LENGTHS,
     MANIFEST_OF_ALL,
     METHODS,
@@ -271,6 +275,124 @@ def test_summary(written: Path):
     assert prose["recall"] == "1.0"
 
 
+def test_values_and_means_are_tables_too(written: Path):
+    def read(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((written / name).read_text("utf-8").splitlines()))
+
+    def prose(method: str) -> list[Row]:
+        return [r for r in ROWS if (r.task, r.length, r.method) == ("perplexity", 4096, method)]
+
+    values = {
+        (line["task"], line["length"], line["method"], line["value"]): line
+        for line in read("values.csv")
+    }
+    kl = values["perplexity", "4096", "minference", "kl"]
+    mean = sum(r.values["kl"] for r in prose("minference")) / 3
+    assert kl["n"] == "3"
+    assert float(kl["mean"]) == pytest.approx(mean)
+    assert float(kl["low"]) <= mean <= float(kl["high"])
+    assert kl["pairs"] == ""  # full attention has none
+    nll = values["perplexity", "4096", "minference", "nll"]
+    assert float(nll["difference"]) == pytest.approx(0.01)
+    assert nll["pairs"] == "3"
+    whole = values["perplexity", "4096", "full", "perplexity_of_all_tokens"]
+    told = sum(r.values["nll"] for r in prose("full")) / 3
+    assert float(whole["mean"]) == pytest.approx(math.exp(told))
+    assert not any("/" in name for *_, name in values)  # maps of heads are figures
+    means = read("means.csv")
+    assert len(means) == 2 * len(LENGTHS) * len(METHODS)  # thirteen tasks, and eleven
+    summary = json.loads((written / "summary.json").read_text("utf-8"))
+    for line in means:
+        own = next(
+            mean["lengths"][line["length"]]
+            for mean in summary["means"]
+            if (mean["mean"], mean["method"]) == (line["mean"], line["method"])
+        )
+        assert float(line["score"]) == own["score"]["mean"]
+        assert line["n"] == str(own["score"]["n"])
+        assert (line["difference"] == "") == (line["method"] == "full")
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path):
+    report(tmp_path / "both", FEW)
+    out = tmp_path / "both" / "out"
+    mine = out / "figures" / "mine.svg"
+    mine.write_text("<svg/>", "utf-8")
+    few = [row("ruler/vt", 4096, index, "full") for index in range(2)]
+    write_report(load_results([write_run(tmp_path / "few", few)]), out)
+    assert [path.name for path in (out / "figures").iterdir()] == ["mine.svg"]
+    (out / "figures.json").write_text('{"figures": ["figures/../../x.svg"]}', "utf-8")
+    with pytest.raises(InputError, match=r"'figures/../../x.svg' is no figure of a report"):
+        write_report(load_results([tmp_path / "few"]), out)
+
+
+def test_a_report_that_was_stopped_leaves_no_figure_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, out = load_results([write_run(tmp_path / "run", FEW)]), tmp_path / "out"
+    written: list[Path] = []
+
+    def write(path: Path, text: str) -> None:
+        if len(written) == 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        written.append(path)
+        write_atomically(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "write_atomically", write)
+        with pytest.raises(InputError, match=r"cannot write .*svg: No space left.*report again"):
+            write_report(run, out)
+    assert len(list(out.glob("figures/*.svg"))) > 3
+    few = [row("ruler/vt", 4096, index, "full") for index in range(2)]
+    write_report(load_results([write_run(tmp_path / "few", few)]), out)
+    assert list(out.glob("figures/*.svg")) == []
+
+
+def test_all_environments_are_told(tmp_path: Path):
+    there = {"cpu": "another <one>", "versions": {"torch": "2.14"}}
+    manifest = replace(MANIFEST_OF_ALL, environments=(ENVIRONMENT, there))
+    run = write_run(tmp_path / "run", FEW, manifest=manifest)
+    page = write_report(load_results([run]), tmp_path / "out")[0].read_text("utf-8")
+    found = walk(page)
+    assert {"run (1 of 2)", "run (2 of 2)"} <= set(found.text["th"])
+    assert {"2.13", "2.14", "made-up", "another <one>"} <= set(found.text["td"])
+    assert "more than one environment: run in 2." in page
+    assert "more than one environment" not in report(tmp_path / "b", FEW)["report.html"].decode()
+
+
+def test_a_speed_up_is_of_one_environment(tmp_path: Path):
+    rows = [row("ruler/vt", 4096, 0, method) for method in ("full", "minference")]
+    times = [replace(times_of(own), environment=place) for place, own in enumerate(rows)]
+    manifest = replace(MANIFEST_OF_ALL, environments=(ENVIRONMENT, {"cpu": "another"}))
+    run = write_run(tmp_path / "run", rows, manifest=manifest, times=times)
+    speed = summarise(load_results([run])).cells["ruler/vt", 4096, "minference"].speed
+    assert speed is not None
+    assert speed.ratio is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"recall/\N{SUPERSCRIPT TWO}/1": 0.5},
+        {"recall/99999999999/1": 0.5},
+        {"recall/0/" + "1" * 5000: 0.5},
+        {"nll": 690.0, "nll_tokens": 1.0, "kl": 1e300, "recall/9999/9999": -1e300},
+    ],
+    ids=["superscript", "far", "long", "largest"],
+)
+def test_values_at_the_edge_make_a_report(tmp_path: Path, values: dict[str, float]):
+    rows = [
+        row("perplexity", length, index, method, values=values if index else {}, score=None)
+        for length in LENGTHS
+        for index in range(3)
+        for method in ("full", "minference")
+    ]
+    times = [replace(times_of(own), ttft_s=1e-9 if own.index else 1e9) for own in rows]
+    run = write_run(tmp_path / "run", rows, times=times)
+    for path in write_report(load_results([run]), tmp_path / "out"):
+        assert not re.search(r"\b(nan|inf|Infinity)\b", path.read_text("utf-8"))
+
+
 def test_nothing_said_is_counted_beside_the_score(tmp_path: Path):
     rows = [
         row("ruler/vt", 4096, 0, "full", answer=" \n\t\x00"),
@@ -433,6 +555,8 @@ def test_one_sample_has_no_interval(tmp_path: Path):
 def test_what_decides_comparisons_is_told(page: str):
     said = "\n".join(text for texts in walk(page).text.values() for text in texts)
     for fact in ("seed", "42", "official", "bfloat16", "cpu on cpu", "ab" * 32, "torch", "2.13"):
+        assert fact in said
+    for fact in ("weights", "cd" * 32, "made-up words"):
         assert fact in said
     assert "the answer prefix stands where the model's answer begins" in said
     assert "minference: dense" in said  # decode

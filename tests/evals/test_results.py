@@ -15,6 +15,7 @@ from sparsefill.evals.results import load_results, load_run
 from sparsefill.evals.rows import SAMPLES, TIMES, Row, whole_lines
 from tests.support.runs import BAD, MANIFEST_OF_ALL, row, times_of, write_run
 
+HUGE = 10**400  # whole, and no float
 ROW = row("ruler/vt", 4096, 0, "full")
 ROWS = [
     row("ruler/vt", 4096, index, method) for index in range(3) for method in ("full", "a-shape")
@@ -76,6 +77,20 @@ def test_a_torn_line_before_the_last_is_refused(tmp_path: Path):
         ({"density": "all"}, "density must be a number from 0 to 1.001, or null, got 'all'"),
         ({"ttft_s": 1.0}, "unknown field 'ttft_s'"),
         ({"method": "other"}, "the method 'other' is not in manifest.json"),
+        ({"task": "ruler/other"}, "the task 'ruler/other' is not in manifest.json"),
+        ({"length": 5000}, "the length 5000 is not in manifest.json"),
+        ({"tokens": HUGE}, "tokens must be a whole number up to 9007199254740992, got 1000"),
+        ({"index": HUGE}, "index must be a whole number up to"),
+        ({"score": HUGE}, "score must be a number from 0 to 1, or null, got 1000"),
+        ({"density": -0.5}, "density must be a number from 0 to 1.001, or null, got -0.5"),
+        ({"recall": 7}, "recall must be a number from 0 to 1.001, or null, got 7"),
+        ({"values": {"nll": 1000}}, "values['nll'] must be a number from 0 to 690, got 1000"),
+        ({"values": {"nll": -1}}, "values['nll'] must be a number from 0 to 690, got -1"),
+        ({"values": {"nll_tokens": 0}}, "values['nll_tokens'] must be a number from 1 to"),
+        ({"values": {"kl": HUGE}}, "values['kl'] must be a number from -1e+300 to 1e+300, got"),
+        ({"values": {"kl": -1e301}}, "values['kl'] must be a number from -1e+300"),
+        ({"recipe": {"depth_percent": HUGE}}, "depth_percent must be a number from 0 to 100"),
+        ({"recipe": {"depth_percent": "low"}}, "depth_percent must be a number from 0 to 100"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -87,7 +102,33 @@ def test_a_broken_row_is_refused_with_its_line(
         file.write(as_line(**changes))
     with pytest.raises(InputError) as caught:
         load_run(folder)
-    assert f"{SAMPLES}, line {len(ROWS) + 1}: {message}" in str(caught.value)
+    assert f"{SAMPLES}, line {len(ROWS) + 1}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ttft_s": 0}, "ttft_s must be a number from 1e-09 to 1e+09, or null, got 0"),
+        ({"ttft_s": -1.0}, "ttft_s must be a number from 1e-09 to 1e+09, or null, got -1.0"),
+        ({"ttft_s": HUGE}, "ttft_s must be a number from 1e-09 to 1e+09, or null, got 1000"),
+        ({"decode_s": -1e-3}, "decode_s must be a number from 0 to 1e+09, or null"),
+        ({"attention_s": 1e300}, "attention_s must be a number from 0 to 1e+09, or null"),
+        ({"environment": 1}, "environment 1 is not in manifest.json"),
+        ({"environment": -1}, "environment must be a whole number from 0, got -1"),
+        ({"length": 5000}, "the length 5000 is not in manifest.json"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_times_that_nothing_takes_are_refused_with_their_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+):
+    folder = write_run(tmp_path / "run", ROWS)
+    with (folder / TIMES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**json.loads(times_of(ROW).line()), **changes}) + "\n")
+    with pytest.raises(InputError) as caught:
+        load_run(folder)
+    assert f"{TIMES}, line {len(ROWS) + 1}: {message}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from sparsefill.evals.results import load_run
 from sparsefill.evals.rows import Key
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.sample import Sample
-from sparsefill.evals.task import Making, Task
+from sparsefill.evals.task import Making, Outcome, Task
 from sparsefill.patterns import AShape, Dense
 from sparsefill.reader import Method
-from tests.evals.support import Scripted, making
+from tests.evals.support import TOOK, Scripted, making
 from tests.support.runs import MANIFEST_OF_ALL
 
 SAYS = {"full": "the number is 7", "short": "no idea\u2028"}
@@ -124,6 +124,28 @@ def test_a_folder_may_grow(tmp_path: Path):
     assert manifest.tasks == ("a/task", "b/task", "c/task")
     assert manifest.lengths == (300, 450, 600)
     assert manifest.samples == 5
+
+
+def test_environments_are_kept_in_which_rows_were_measured(tmp_path: Path):
+    with pytest.raises(KilledError):
+        measure(tmp_path / "run", stop_after=3)
+    with pytest.raises(KilledError):
+        measure(tmp_path / "run", stop_after=2, environment=THERE)
+    measure(tmp_path / "run")
+    measure(tmp_path / "run", environment={"machine": "nothing is left for it"})
+    run = load_run(tmp_path / "run")
+    assert run.manifest.environments == (HERE, THERE)
+    assert [own.environment for own in run.times.values()] == [0] * 3 + [1] * 2 + [0] * 11
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+def test_a_row_that_could_not_be_read_back_is_not_written(tmp_path: Path, number: float):
+    ledger = Ledger(tmp_path / "run", MANIFEST, HERE)
+    key = Key(task="a/task", length=300, index=0, method="full")
+    prefill = replace(TOOK, density=number)
+    with pytest.raises(InputError, match="sample 0 of a/task at 300 tokens by 'full': "):
+        ledger.add(key, Outcome(tokens=9, prefill=prefill))
+    assert load_run(tmp_path / "run").rows == {}
 
 
 @pytest.mark.parametrize(
