@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import freeze, sparse_prefill
+from sparsefill.integrations.transformers.heads import HeadsWatched
 from sparsefill.integrations.transformers.reading import (
     Prefilled,
     greedy_tokens,
@@ -25,7 +26,7 @@ from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import Profile
-from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
+from sparsefill.reader import Answered, Compared, Followed, Method, Predicted, Prefill
 from sparsefill.static import StaticIndices
 
 ROWS = 512  # hidden states whose logits stand in memory at once
@@ -191,16 +192,38 @@ class TransformersReader:
         return torch.cat(parts).cpu(), _timed(run, took)
 
     def compare(
-        self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        positions: int,
+        new_tokens: int,
+        full: Predicted | None = None,
     ) -> Compared:
-        """Read a prompt by full attention and by a method."""
-        read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
-        full_logits, full_answer = read.logits.cpu(), self._decode(read, new_tokens)
+        """Read a prompt by a method, and by full attention unless that is known.
+
+        Args:
+            full: what an earlier call told of full attention on this prompt.
+        """
+        watched = HeadsWatched()
+        read = prefill_prompt(
+            self.model,
+            self._ids(ids),
+            method.cells,
+            positions=positions,
+            on_attended=watched,
+            **self._settings(method),
+        )
+        own = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+        prefill = _timed(read.run, read.ttft_s)
+        heads = watched.found(read.run.profile.architecture, read.run.calls)
         del read  # its cache, before there is another
-        read = self._read(method, ids, positions=positions)
-        answer = self._decode(read, new_tokens)
-        timed = _timed(read.run, read.ttft_s)
-        return Compared(full_logits, read.logits.cpu(), full_answer, answer, timed)
+        if full is None and method.cells == Dense():
+            full = own
+        elif full is None:
+            read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
+            full = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+        return Compared(full, own, heads, prefill)
 
 
 def end_tokens(model: nn.Module) -> frozenset[int]:
