@@ -74,13 +74,31 @@ class Followed(NamedTuple):
     right: Bool[Tensor, " tokens"]
 
 
-class Compared(NamedTuple):
-    """What full attention and a method predict at the last positions of one prompt."""
+class Predicted(NamedTuple):
+    """What is predicted at the last positions of a prompt, and the greedy answer."""
 
-    full: Float[Tensor, "positions vocabulary"]
-    sparse: Float[Tensor, "positions vocabulary"]
-    full_answer: list[int]
+    logits: Float[Tensor, "positions vocabulary"]
     answer: list[int]
+
+
+class Heads(NamedTuple):
+    """What a method kept of dense attention on the queries, keys and values of its own reading.
+
+    `recall` is the attention mass kept, `output_error` the relative error of the output, both
+    of some queries all over the prompt; `density` is the share of causal cells.
+    """
+
+    recall: Float64[Tensor, "layers h"]
+    output_error: Float64[Tensor, "layers h"]
+    density: Float64[Tensor, "layers h"]
+
+
+class Compared(NamedTuple):
+    """What full attention and a method make of one prompt."""
+
+    full: Predicted
+    own: Predicted
+    heads: Heads
     prefill: Prefill
 
 
@@ -120,7 +138,17 @@ class Reader(Protocol):
         ...
 
     def compare(
-        self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        positions: int,
+        new_tokens: int,
+        full: Predicted | None = None,
     ) -> Compared:
-        """Read a prompt by full attention and by a method."""
+        """Read a prompt by a method, and by full attention unless that is known.
+
+        Args:
+            full: what an earlier call told of full attention on this prompt.
+        """
         ...

@@ -11,7 +11,7 @@ from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.evals.task import Making, Task
-from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
+from sparsefill.reader import Answered, Compared, Followed, Heads, Method, Predicted, Prefill
 from tests.support.tokenizers import EndingTokenizer, PieceTokenizer
 
 TOOK = Prefill(ttft_s=0.5, attention_s=0.25, estimate_s=0.125, density=0.5)
@@ -26,6 +26,8 @@ class Scripted:
     def __init__(self, says: dict[str, str]) -> None:
         self.says = says
         self.read: list[tuple[str, int]] = []
+        ones = torch.ones(2, 3, dtype=torch.float64)
+        self.heads = Heads(ones, 0 * ones, ones)
 
     def answer(
         self,
@@ -56,10 +58,22 @@ class Scripted:
         self.read.append((method.name, len(ids)))
         return torch.full((len(ids) - 1,), 2.0, dtype=torch.float64), TOOK
 
-    def compare(self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int):
-        self.read.append((method.name, len(ids)))
-        logits = torch.zeros(positions, 258)
-        return Compared(logits, logits, [1] * new_tokens, [1] * new_tokens, TOOK)
+    def compare(
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        positions: int,
+        new_tokens: int,
+        full: Predicted | None = None,
+    ):
+        self.read += (
+            [(method.name, len(ids))]
+            if full or method.name == "full"
+            else [(method.name, len(ids)), ("full", len(ids))]
+        )
+        own = Predicted(torch.zeros(positions, 258), [1] * new_tokens)
+        return Compared(full or own, own, self.heads, TOOK)
 
 
 def making(task: str = "a/task", length: int = 600, index: int = 0, **options) -> Making:

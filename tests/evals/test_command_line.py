@@ -65,7 +65,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(tiny: Path, words: Path, out: Path, *more: str) -> list[str]:
     fixed = ["--model", str(tiny), "--haystack", str(words), "--out", str(out)]
-    methods = ["--method", "full", "--method", "a-shape:sink=4,window=64"]
+    methods = ["--method", "static", "--method", "full", "--method", "a-shape:sink=4,window=64"]
     return ["eval", *TASKS, *fixed, *methods, "--lengths", "1500", "--samples", "2", *more]
 
 

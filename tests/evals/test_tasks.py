@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.evals.methods import method_of, names
@@ -14,7 +15,7 @@ from sparsefill.evals.task import Measurable, Task
 from sparsefill.evals.tasks import families, tasks_of
 from sparsefill.patterns import AShape, Dense, InfLLM, Interleaved, VerticalSlash
 from sparsefill.profile import Architecture, Profile
-from sparsefill.reader import Method
+from sparsefill.reader import Heads, Method
 from tests.evals.support import Scripted, making
 
 PROFILE = Profile.uniform(VerticalSlash(), Architecture(layers=1, heads=2, kv_heads=1, head_dim=64))
@@ -127,6 +128,32 @@ def test_fidelity_of_the_same_logits():
     assert outcome.values["kl_mean"] == 0
     assert outcome.values["top1"] == outcome.values["perplexity_ratio"] == 1
     assert outcome.values["same_greedy_tokens"] == 32
+
+
+def test_fidelity_reads_full_attention_once_for_all_methods_of_a_sample():
+    measure = families()["fidelity"]["fidelity/last_positions"].prepare(
+        making("fidelity/last_positions", length=700)
+    )
+    reader, sparse = Scripted({}), Method(name="sparse", cells=AShape())
+    for method in (sparse, FULL, sparse):
+        measure(reader, method)
+    assert [name for name, _ in reader.read] == ["sparse", "full", "full", "sparse"]
+
+
+def test_fidelity_is_told_by_layer_and_head_where_something_is_left_out():
+    task, reader = families()["fidelity"]["fidelity/last_positions"], Scripted({})
+    whole = task.prepare(making(task.name, length=700))(reader, FULL).values
+    assert (whole["recall"], whole["output_error"]) == (1, 0)
+    assert not any("/" in name for name in whole)
+    rising = torch.arange(6, dtype=torch.float64).view(2, 3) / 6
+    reader.heads = Heads(rising, rising + 1, rising)
+    values = task.prepare(making(task.name, length=700))(reader, FULL).values
+    assert values["recall"] == pytest.approx(5 / 12)
+    assert values["output_error"] == pytest.approx(17 / 12)
+    named = {name: own for name, own in values.items() if "/" in name}
+    assert len(named) == 3 * 6
+    assert named["recall/1/0"] == named["density/1/0"] == 0.5
+    assert named["output_error/0/1"] == round(7 / 6, 6)
 
 
 @pytest.mark.parametrize("length", [1, 2])

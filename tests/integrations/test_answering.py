@@ -136,11 +136,12 @@ def test_a_sparse_method_keeps_less_and_predicts_otherwise():
     assert compared.prefill.density < 0.8
     assert compared.prefill.recall is not None
     assert 0 < compared.prefill.recall < 1
-    assert compared.full.shape == compared.sparse.shape == (8, 128)
-    assert not torch.equal(compared.full, compared.sparse)
-    assert len(compared.answer) == len(compared.full_answer) == 3
+    assert compared.full.logits.shape == compared.own.logits.shape == (8, 128)
+    assert not torch.equal(compared.full.logits, compared.own.logits)
+    assert len(compared.own.answer) == len(compared.full.answer) == 3
     same = reader.compare(FULL, ids_of(), positions=8, new_tokens=3)
-    assert torch.equal(same.full, same.sparse)
+    assert torch.equal(same.full.logits, same.own.logits)
+    torch.testing.assert_close(same.own.logits, compared.full.logits, rtol=0, atol=0)
 
 
 def test_static_cells_come_from_another_text():

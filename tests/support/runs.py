@@ -33,6 +33,7 @@ MANIFEST_OF_ALL = Manifest(
     haystack={"name": "two novels", "sha256": "ab" * 32, "words": 200_000},
     word_list={"name": "made-up words", "words": 9},
     rules="official",
+    one_layout=False,
     dtype="bfloat16",
     device="cpu",
     backend="cpu",

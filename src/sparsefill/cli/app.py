@@ -365,6 +365,10 @@ def evaluate(
     rules: Annotated[
         str, typer.Option(help="of InfiniteBench: official, or minference, those of its copy")
     ] = "official",
+    one_layout: Annotated[
+        bool,
+        typer.Option("--one-layout", help="lay RULER's samples of a task out alike, as NVIDIA's"),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="of the samples")] = 42,
     recall: Annotated[
         bool, typer.Option("--recall", help="also measure the attention mass kept (slow)")
@@ -395,6 +399,7 @@ def evaluate(
                 haystack=haystack,
                 data=data,
                 rules=rules,
+                one_layout=one_layout,
                 seed=seed,
                 recall=recall,
                 min_length=min_length,

@@ -59,6 +59,7 @@ class Request(ModelOptions):
     haystack: Path | None = None
     data: Path | None = None
     rules: str = "official"
+    one_layout: bool = False
     dtype: str = "auto"
     min_length: int = 1
     recall: bool = False
@@ -106,6 +107,7 @@ def _measure(
         haystack=haystack.provenance(),
         word_list=_word_list(tasks),
         rules=request.rules,
+        one_layout=request.one_layout,
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         backend=request.backend,
@@ -135,6 +137,7 @@ def _measure(
             seed=request.seed,
             haystack=haystack,
             data=request.data,
+            one_layout=request.one_layout,
         )
 
     with console.status("making a sample of each task"):  # what cannot be made fails here

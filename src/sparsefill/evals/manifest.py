@@ -18,6 +18,7 @@ SETTINGS = (  # must agree between runs whose samples are compared
     "haystack",
     "word_list",
     "rules",
+    "one_layout",
     "dtype",
     "min_length",
 )
@@ -34,6 +35,7 @@ class Manifest:
         methods: how each is set, by name.
         word_list: where RULER's words are from; empty where no task draws any.
         rules: whose limits on answers and whose scores hold.
+        one_layout: RULER's samples of a task are laid out alike, as by its authors' program.
         min_length: keys below which methods stay dense; None where each decides.
         recall: whether it was measured.
         environments: versions and machine, of all in which rows were measured, the first one
@@ -51,6 +53,7 @@ class Manifest:
     haystack: dict[str, Any]
     word_list: dict[str, Any]
     rules: str
+    one_layout: bool
     dtype: str
     device: str
     backend: str
@@ -106,6 +109,7 @@ class Manifest:
             haystack=found.mapping("haystack"),
             word_list=found.mapping("word_list"),
             rules=found.text("rules"),
+            one_layout=found.truth("one_layout"),
             dtype=found.text("dtype"),
             device=found.text("device"),
             backend=found.text("backend"),

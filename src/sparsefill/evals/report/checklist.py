@@ -84,6 +84,10 @@ def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
     yield "template", f"{manifest.template}: {PREFIX.get(manifest.template, UNSAID)}"
     yield "seed", str(manifest.seed)
     yield "rules of scores and of limits on answers", manifest.rules
+    yield (
+        "RULER's layout",
+        "one for all samples of a task" if manifest.one_layout else "each its own",
+    )
     yield "haystack", _json(manifest.haystack)
     yield "RULER's words", _json(manifest.word_list) if manifest.word_list else words.NONE
     yield "environments", str(len(manifest.environments))

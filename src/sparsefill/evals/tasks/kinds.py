@@ -14,10 +14,11 @@ from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.task import Making, Outcome
 from sparsefill.evals.tasks.copying import make_copying, mean_score, score_continuation
 from sparsefill.evals.tasks.perplexity import by_position, cut_window, read_out
-from sparsefill.reader import Method, Reader
+from sparsefill.reader import Heads, Method, Predicted, Reader
 
 Measure = Callable[[Reader, Method], Outcome]
 POSITIONS = 256  # last positions whose predictions are compared
+DIGITS = 6  # decimals of a head's figures, of which a row holds thousands
 GREEDY = 32  # tokens of the answers that are compared
 EDGES = tuple(1024 << step for step in range(11))  # positions between which losses are averaged
 
@@ -118,25 +119,47 @@ class FidelityTask:
         # the last position's token is not known: the text ends there
         following = torch.tensor([*ids[len(ids) - positions + 1 :], -1])
 
+        full: Predicted | None = None  # read once for all methods of the sample
+
         def measure(reader: Reader, method: Method) -> Outcome:
-            told = reader.compare(method, ids, positions=positions, new_tokens=GREEDY)
-            whole = summarise(compare_rows(told.full, told.sparse))
-            known = summarise(compare_rows(told.full[:-1], told.sparse[:-1], following[:-1]))
-            apart = first_divergence(told.full_answer, told.answer)
+            nonlocal full
+            told = reader.compare(method, ids, positions=positions, new_tokens=GREEDY, full=full)
+            full, own = told.full, told.own
+            whole = summarise(compare_rows(full.logits, own.logits))
+            known = summarise(compare_rows(full.logits[:-1], own.logits[:-1], following[:-1]))
+            apart = first_divergence(full.answer, own.answer)
             values = {
-                **{name: own for name, own in asdict(whole).items() if own is not None},
+                **{name: figure for name, figure in asdict(whole).items() if figure is not None},
                 "delta_p_rms": known.delta_p_rms,
                 "perplexity_ratio": known.perplexity_ratio,
-                "same_greedy_tokens": float(len(told.answer) if apart is None else apart),
+                "same_greedy_tokens": float(len(own.answer) if apart is None else apart),
+                **_of_heads(told.heads),
             }
             return Outcome(
                 tokens=len(ids),
                 prefill=told.prefill,
-                answer=prompter.decode(told.answer),
-                references=(prompter.decode(told.full_answer),),
-                values={name: float(own) for name, own in values.items() if own is not None},
+                answer=prompter.decode(own.answer),
+                references=(prompter.decode(full.answer),),
+                values={
+                    name: float(figure) for name, figure in values.items() if figure is not None
+                },
                 recipe={"offset": filler.offset, "passes": filler.passes},
                 new_tokens=GREEDY,
             )
 
         return measure
+
+
+def _of_heads(heads: Heads) -> dict[str, float]:
+    """Name the figures of heads `NAME/LAYER/HEAD`, and the means of what they lost.
+
+    A method that leaves nothing out has no figures of single heads.
+    """
+    means = {"recall": heads.recall, "output_error": heads.output_error}
+    values = {name: float(own.mean()) for name, own in means.items()}
+    if bool((heads.density < 1).any()):
+        for name, own in heads._asdict().items():
+            for layer, of_layer in enumerate(own.tolist()):
+                for head, figure in enumerate(of_layer):
+                    values[f"{name}/{layer}/{head}"] = round(figure, DIGITS)
+    return values

@@ -24,6 +24,7 @@ from sparsefill.integrations.transformers.layers import softcap_of
 from sparsefill.integrations.transformers.masks import padding_mask
 from sparsefill.integrations.transformers.run import (
     LayerCall,
+    OnAttended,
     OnQKV,
     Run,
     architecture_of,
@@ -71,6 +72,7 @@ def sparse_prefill(
     static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
     on_qkv: OnQKV | None = None,
+    on_attended: OnAttended | None = None,
 ) -> Iterator[Run]:
     """Read long prompts sparsely with this model inside the `with` block.
 
@@ -90,6 +92,8 @@ def sparse_prefill(
         on_call: called after each attention call of a prefill.
         on_qkv: called with (attention module, q, k, v, scale) before each unpadded
             attention call of a prefill, to study it.
+        on_attended: called with (the call, its output and log-sum-exps) after each unpadded
+            call of a prefill that attended sparsely; its time counts as no part of reading.
 
     Raises:
         InputError: the model has no attention layers that transformers can redirect, or
@@ -110,6 +114,7 @@ def sparse_prefill(
         static=static,
         on_call=on_call,
         on_qkv=on_qkv,
+        on_attended=on_attended,
     )
     register()
     configs: dict[int, Any] = {id(module.config): module.config for module in modules}

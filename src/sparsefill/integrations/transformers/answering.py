@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import freeze, sparse_prefill
+from sparsefill.integrations.transformers.heads import HeadsWatched
 from sparsefill.integrations.transformers.reading import (
     Prefilled,
     greedy_tokens,
@@ -25,7 +26,7 @@ from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import Profile
-from sparsefill.reader import Answered, Compared, Followed, Method, Prefill
+from sparsefill.reader import Answered, Compared, Followed, Method, Predicted, Prefill
 from sparsefill.static import StaticIndices
 
 STATIC = 1024  # tokens of whose multiples the texts are that static cells are found on
@@ -83,13 +84,12 @@ class TransformersReader:
             raise InputError("the prompt must have at least one token, got an empty prompt")
         return torch.tensor([list(ids)], device=next(self.model.parameters()).device)
 
-    def _read(self, method: Method, ids: Sequence[int], *, positions: int = 1) -> Prefilled:
+    def _read(
+        self, method: Method, ids: Sequence[int], *, positions: int = 1, **more: Any
+    ) -> Prefilled:
+        settings = self._settings(method, len(ids)) | more
         read = prefill_prompt(
-            self.model,
-            self._ids(ids),
-            method.cells,
-            positions=positions,
-            **self._settings(method, len(ids)),
+            self.model, self._ids(ids), method.cells, positions=positions, **settings
         )
         _require_finite(read.logits)
         return read
@@ -202,16 +202,31 @@ class TransformersReader:
         return torch.cat(parts).cpu(), _timed(run, took)
 
     def compare(
-        self, method: Method, ids: Sequence[int], *, positions: int, new_tokens: int
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        positions: int,
+        new_tokens: int,
+        full: Predicted | None = None,
     ) -> Compared:
-        """Read a prompt by full attention and by a method."""
-        read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
-        full_logits, full_answer = read.logits.cpu(), self._decode(read, new_tokens)
+        """Read a prompt by a method, and by full attention unless that is known.
+
+        Args:
+            full: what an earlier call told of full attention on this prompt.
+        """
+        watched = HeadsWatched()
+        read = self._read(method, ids, positions=positions, on_attended=watched)
+        own = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+        prefill = _timed(read.run, read.ttft_s)
+        heads = watched.found(read.run.profile.architecture, read.run.calls)
         del read  # its cache, before there is another
-        read = self._read(method, ids, positions=positions)
-        answer = self._decode(read, new_tokens)
-        timed = _timed(read.run, read.ttft_s)
-        return Compared(full_logits, read.logits.cpu(), full_answer, answer, timed)
+        if full is None and method.cells == Dense():
+            full = own
+        elif full is None:
+            read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
+            full = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+        return Compared(full, own, heads, prefill)
 
 
 def end_tokens(model: nn.Module) -> frozenset[int]:

@@ -255,6 +255,10 @@ def _sparse(call: Call) -> Float[Tensor, "b n h d"]:
         dense = attend_in_stages(q, k, v, Dense(), backend=run.backend, **maths)
         kept = recall(stages.attended.lse, dense.attended.lse)
         recall_s = clock() - started
+    if run.on_attended is not None and call.spans is None:
+        started = clock()
+        run.on_attended(call, stages.attended)
+        recall_s += clock() - started
     call.note(
         estimate_s=stages.estimate_s,
         attention_s=stages.attend_s,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsefill.errors import InputError
 from sparsefill.integrations.transformers import sparse_prefill
-from sparsefill.integrations.transformers.run import LayerCall, Run
+from sparsefill.integrations.transformers.run import LayerCall, OnAttended, Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
@@ -57,6 +57,7 @@ def prefill_prompt(
     measure_recall: bool = False,
     static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
+    on_attended: OnAttended | None = None,
 ) -> Prefilled:
     """Prefill a prompt, timed to its first new token.
 
@@ -81,6 +82,7 @@ def prefill_prompt(
             measure_recall=measure_recall,
             static=static,
             on_call=on_call,
+            on_attended=on_attended,
             min_length=min_length,
         ) as run,
     ):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsefill.errors import UnsupportedError
-from sparsefill.kernels import BackendName
+from sparsefill.kernels import Attended, BackendName
 from sparsefill.profile import Architecture, Profile
 from sparsefill.static import StaticIndices
 from sparsefill.tile import TILE
@@ -21,6 +21,7 @@ from sparsefill.tile import TILE
 COMPILED_FROM = 128  # tokens of a prompt from which our compiled kernels may be faster
 
 OnQKV = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
+OnAttended = Callable[[Any, Attended], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class LayerCall:
         density: kept share of the causal cells by sequence and query head, shape (b, h).
         recall: kept attention mass of every query, shape (b, h, n), or of those of some row
             blocks; None unless measured.
-        recall_s: seconds spent on measuring that, which are no part of reading.
+        recall_s: seconds spent on measuring that, and in `on_attended`, which are no part of
+            reading.
     """
 
     layer: int
@@ -79,6 +81,7 @@ class Run:
         static: cells kept from another prompt, to use instead of an estimate.
         on_call: called after each prefill call, for progress.
         on_qkv: called with (attention module, q, k, v, scale) of each unpadded prefill call.
+        on_attended: called with (`hook.Call`, what it attended) of each unpadded sparse call.
         whole: reads a prompt in chunks side by side: how long the prompt is, and what attends
             to a chunk of it.
         admitted: layers known to be of a kind that is served.
@@ -92,6 +95,7 @@ class Run:
     static: StaticIndices | None = None
     on_call: Callable[[LayerCall], None] | None = None
     on_qkv: OnQKV | None = None
+    on_attended: OnAttended | None = None
     whole: WholePrompt | None = None
     calls: list[LayerCall] = field(default_factory=list)
     admitted: WeakSet[nn.Module] = field(default_factory=WeakSet, repr=False)
@@ -115,7 +119,7 @@ class Run:
 
     @property
     def recall_s(self) -> float:
-        """Seconds spent on measuring recall, over all recorded calls."""
+        """Seconds spent on measuring, over all recorded calls."""
         return sum((call.recall_s for call in self.calls), 0.0)
 
     @property
