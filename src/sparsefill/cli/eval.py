@@ -32,7 +32,7 @@ from sparsefill.evals.ledger import Ledger
 from sparsefill.evals.manifest import Manifest
 from sparsefill.evals.methods import FULL, method_of
 from sparsefill.evals.prompter import Prompter
-from sparsefill.evals.rows import Key
+from sparsefill.evals.rows import Key, head_of
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.task import Making, Measurable, Outcome
 from sparsefill.evals.tasks import tasks_of
@@ -235,4 +235,4 @@ def figures(outcome: Outcome) -> dict[str, float]:
     """List what a row says in numbers: its score, or else its values."""
     if outcome.score is not None:
         return {"": 100 * outcome.score}
-    return outcome.values
+    return {name: value for name, value in outcome.values.items() if head_of(name) is None}
