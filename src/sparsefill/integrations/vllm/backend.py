@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsefill.attention import attend_cells
-from sparsefill.errors import UnsupportedError
+from sparsefill.errors import SparsefillError, UnsupportedError
 from sparsefill.estimate import estimate_cells
 from sparsefill.integrations.transformers.run import architecture_of
 from sparsefill.integrations.vllm.heads import RankHeads, profile_of
@@ -39,6 +39,18 @@ NO_WINDOW = (None, -1, (-1, -1))
 def is_chosen(vllm_config: Any) -> bool:
     """Tell whether the user chose this plugin."""
     return getattr(vllm_config.attention_config.backend, "name", None) == "CUSTOM"
+
+
+def require_served(vllm_config: Any, device: str) -> None:
+    """Refuse to start with options that cannot be served, before weights are loaded.
+
+    What is wrong is logged in one line, for vLLM shows errors of its workers in many.
+    """
+    try:
+        heads_of(vllm_config, device)
+    except SparsefillError as error:
+        log.error("sparsefill cannot start: %s", error)
+        raise
 
 
 def heads_of(vllm_config: Any, device: str) -> RankHeads:

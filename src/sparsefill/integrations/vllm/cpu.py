@@ -20,8 +20,8 @@ from sparsefill.errors import UnsupportedError
 from sparsefill.integrations.vllm.backend import (
     AttendsSparsely,
     PlansSparsely,
-    heads_of,
     is_chosen,
+    require_served,
 )
 
 
@@ -70,7 +70,7 @@ class CPUBackend(CPUAttentionBackend):
         config = get_current_vllm_config()
         if not is_chosen(config):
             return CPUAttentionBackendImpl
-        heads_of(config, "cpu")  # what cannot be served is told before weights are loaded
+        require_served(config, "cpu")
         return SparseCPUImpl
 
     @staticmethod

@@ -13,7 +13,11 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from sparsefill.integrations.vllm.backend import AttendsSparsely, PlansSparsely, heads_of
+from sparsefill.integrations.vllm.backend import (
+    AttendsSparsely,
+    PlansSparsely,
+    require_served,
+)
 
 
 def gather(kv_cache: Tensor, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +61,7 @@ class CUDABackend(FlashAttentionBackend):
     @staticmethod
     def get_impl_cls() -> type[FlashAttentionImpl]:
         """Return the class of the layers' attention."""
-        heads_of(get_current_vllm_config(), "cuda")  # tell what cannot be served at once
+        require_served(get_current_vllm_config(), "cuda")
         return SparseCUDAImpl
 
     @staticmethod
