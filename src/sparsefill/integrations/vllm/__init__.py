@@ -4,14 +4,19 @@
 
 __init__.py   what vLLM calls when it loads plugins: it tells where our backends are
 options.py    what the user asks for, in vLLM's `--additional-config`
+start.py      what is settled at the start: whether we were chosen, for which layers and heads
 heads.py      which pattern each head of a rank uses
-plan.py       which requests of a step are read sparsely; what is left to vLLM's own backend
-backend.py    what both platforms share: plan a step, attend to its requests
-cpu.py        vLLM's CPU backend with that, and how it lays out keys and values
-cuda.py       the same of FlashAttention
+plan.py       a step: the chunks that we read, and the rest, which is left to vLLM's own backend
+steps.py      which chunks of a step we read, and whose they are
 requests.py   what is known of a request over its chunks, told when its prompt has been read
+backend.py    what both platforms share: plan a step, attend to its chunks
+pages.py      how keys and values lie in the pages of a cache
+cpu.py        vLLM's CPU backend with that
+cuda.py       its FlashAttention backend with that
 metrics.py    counts, from the processes that attend to the one that serves `/metrics`
 """
+
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 

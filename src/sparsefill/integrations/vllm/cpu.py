@@ -1,14 +1,11 @@
-"""vLLM's CPU backend, with long prompts read sparsely.
+"""vLLM's CPU backend, with long prompts read sparsely."""
 
-Its pages hold, for each KV head, first the keys of 128 tokens, transposed, then their values.
-"""
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackend,
@@ -17,47 +14,31 @@ from vllm.v1.attention.backends.cpu_attn import (
 )
 
 from sparsefill.errors import UnsupportedError
-from sparsefill.integrations.vllm.backend import (
-    AttendsSparsely,
-    PlansSparsely,
-    is_chosen,
-    require_served,
-)
-
-
-def gather(
-    kv_cache: Float[Tensor, "blocks g block two_d"], blocks: Tensor, keys: int
-) -> tuple[Float[Tensor, "g m d"], Float[Tensor, "g m d"]]:
-    """Gather the first keys and values that some pages hold."""
-    _, g, block, width = kv_cache.shape
-    used = kv_cache[blocks[: -(-keys // block)].long()].reshape(-1, g, 2, block * width // 2)
-    k = used[:, :, 0].reshape(-1, g, width // 2, block).permute(1, 0, 3, 2)
-    v = used[:, :, 1].reshape(-1, g, block, width // 2).permute(1, 0, 2, 3)
-    return k.reshape(g, -1, width // 2)[:, :keys], v.reshape(g, -1, width // 2)[:, :keys]
+from sparsefill.integrations.vllm.backend import AttendsSparsely, PlansSparsely
+from sparsefill.integrations.vllm.pages import from_cpu_pages
+from sparsefill.integrations.vllm.start import is_chosen, refuse, require_served
 
 
 class SparseCPUImpl(AttendsSparsely, CPUAttentionBackendImpl):
     """Attention on a CPU."""
 
-    def pages(self, kv_cache: Tensor, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        """Gather a request's keys and values from its pages."""
-        return gather(kv_cache, blocks, keys)
+    gather = staticmethod(from_cpu_pages)
 
 
 class SparseCPUBuilder(PlansSparsely, CPUAttentionMetadataBuilder):
     """Metadata of a step on a CPU."""
 
-    def __init__(
-        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any
-    ) -> None:
-        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         if self.isa == "amx":  # whose tiles we do not read
             self.isa = "vec"
-            self._set_isa_to_layers(layer_names)
+            self._set_isa_to_layers(self.layer_names)
         if self.isa != "vec":
-            raise UnsupportedError(
-                f"sparsefill does not read pages as this CPU's {self.isa!r} kernels lay them out;"
-                " it needs x86 with AVX2 or more, and heads whose width 32 divides"
+            refuse(
+                UnsupportedError(
+                    f"sparsefill does not read pages as vLLM's {self.isa!r} kernels lay them out;"
+                    " it needs x86 with AVX2 or more, and heads whose width 32 divides"
+                )
             )
 
 

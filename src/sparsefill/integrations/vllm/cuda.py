@@ -1,10 +1,11 @@
 """vLLM's FlashAttention backend, with long prompts read sparsely. Not run on a GPU yet."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.flash_attn import (
@@ -13,35 +14,24 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from sparsefill.integrations.vllm.backend import (
-    AttendsSparsely,
-    PlansSparsely,
-    require_served,
-)
-
-
-def gather(kv_cache: Tensor, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-    """Gather the first keys and values that some pages hold, each as (g, m, d).
-
-    Args:
-        kv_cache: (blocks, g, block, 2 * d) however it lies in memory.
-    """
-    _, g, block, width = kv_cache.shape
-    used = kv_cache[blocks[: -(-keys // block)].long()]
-    used = used.transpose(0, 1).reshape(g, -1, width)[:, :keys]
-    return used[..., : width // 2], used[..., width // 2 :]
+from sparsefill.integrations.vllm.backend import AttendsSparsely, PlansSparsely
+from sparsefill.integrations.vllm.pages import from_cuda_pages
+from sparsefill.integrations.vllm.start import is_chosen, require_served
 
 
 class SparseCUDAImpl(AttendsSparsely, FlashAttentionImpl):
     """Attention on a GPU."""
 
-    def pages(self, kv_cache: Tensor, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        """Gather a request's keys and values from its pages."""
-        return gather(kv_cache, blocks, keys)
+    gather = staticmethod(from_cuda_pages)
 
 
 class SparseCUDABuilder(PlansSparsely, FlashAttentionMetadataBuilder):
     """Metadata of a step on a GPU."""
+
+    def keep(self, metadata: Any) -> None:
+        """Copy what the next build would write over: FlashAttention keeps one buffer for it."""
+        if metadata.scheduler_metadata is not None:
+            metadata.scheduler_metadata = metadata.scheduler_metadata.clone()
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
@@ -58,13 +48,22 @@ class CUDABackend(FlashAttentionBackend):
         """Return the name that vLLM knows the backend by."""
         return "CUSTOM"
 
+    @classmethod
+    def supports_device_cpu_query_lens_mismatch(cls) -> bool:
+        """Tell that steps are planned by the lengths that the host knows."""
+        return False
+
     @staticmethod
     def get_impl_cls() -> type[FlashAttentionImpl]:
         """Return the class of the layers' attention."""
-        require_served(get_current_vllm_config(), "cuda")
+        config = get_current_vllm_config()
+        if not is_chosen(config):
+            return FlashAttentionImpl
+        require_served(config, "cuda")
         return SparseCUDAImpl
 
     @staticmethod
     def get_builder_cls() -> type[FlashAttentionMetadataBuilder]:
         """Return the class of what makes a step's metadata."""
-        return SparseCUDABuilder
+        chosen = is_chosen(get_current_vllm_config())
+        return SparseCUDABuilder if chosen else FlashAttentionMetadataBuilder

@@ -4,14 +4,17 @@ Each rank that counts writes a small file; the server's collector adds them up w
 folder is named in the environment, which vLLM's processes inherit, and made by the first count.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import atexit
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ def serve() -> None:
     """Have this process tell what its children count, if it is asked for metrics."""
     global _serving
     if FOLDER not in os.environ:
-        folder = Path(tempfile.gettempdir()) / f"sparsefill-vllm-{os.getpid()}"
+        folder = Path(tempfile.gettempdir()) / f"sparsefill-vllm-{secrets.token_hex(8)}"
         os.environ[FOLDER] = str(folder)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if not _serving:
@@ -45,14 +48,14 @@ class Counts:
     """What one process counted, kept in a file of its own."""
 
     def __init__(self) -> None:
-        self.values: Counter[str] = Counter()
+        self.values: defaultdict[str, float] = defaultdict(float)
 
     def add(self, *, density: float | None, recall: float | None) -> None:
         """Count a prompt; `density` is None if none of it was read sparsely."""
         self.values[PROMPTS["dense" if density is None else "sparse"]] += 1
         for name, value in (("density", density), ("recall", recall)):
             if value is not None:
-                self.values[f"{name}_sum"] += value  # type: ignore[assignment]
+                self.values[f"{name}_sum"] += value
                 self.values[f"{name}_count"] += 1
         folder = Path(os.environ[FOLDER])
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -66,7 +69,7 @@ class Totals:
         """Yield the sums; nothing as long as nothing was counted."""
         from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 
-        total: Counter[str] = Counter()
+        total: Counter[str] = Counter()  # 0 for what was never counted
         for path in sorted(Path(os.environ[FOLDER]).glob("*.json")):
             total.update(json.loads(path.read_text("utf-8")))
         if not total:

@@ -8,13 +8,14 @@ what they hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sparsefill.integrations.vllm.heads import RankHeads
 from sparsefill.integrations.vllm.requests import Request
 
 # What a batch may carry that we do not rebuild for a part of it: such a step is vLLM's own.
@@ -66,13 +67,13 @@ class Plan:
         chunks: those that we read.
         rest: tokens of the step that are not theirs, ascending; None if there are none.
         rest_metadata: what vLLM's backend made for those alone.
-        shared: whatever the layers of the step can share, such as where its pages lie.
+        heads: those of this rank.
     """
 
     chunks: Sequence[Chunk]
     rest: Int[Tensor, " tokens"] | None
     rest_metadata: Any
-    shared: dict[Any, Any] = field(default_factory=dict)
+    heads: RankHeads
 
 
 def chunks_of(starts: Sequence[int], lengths: Sequence[int]) -> list[Chunk]:
@@ -120,7 +121,7 @@ def split(
     tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in left]).to(device)
     own_starts = torch.zeros(len(left) + 1, dtype=common.query_start_loc_cpu.dtype)
     own_starts[1:] = counts.cumsum(0)
-    there = {own.name for own in fields(common)}
+    there = {own.name for own in fields(common) if own.init}
     changed: dict[str, Any] = {
         "query_start_loc": own_starts.to(device),
         "query_start_loc_cpu": own_starts,
