@@ -22,8 +22,8 @@ from sparsefill.integrations.vllm.metrics import Counts
 from sparsefill.integrations.vllm.options import Options
 from sparsefill.integrations.vllm.plan import Plan, split
 from sparsefill.integrations.vllm.requests import Request, Requests
-from sparsefill.integrations.vllm.start import heads_of, is_plain, log, number_layers
-from sparsefill.integrations.vllm.steps import Steps
+from sparsefill.integrations.vllm.start import heads_of, is_plain, number_layers
+from sparsefill.integrations.vllm.steps import Steps, log
 from sparsefill.metrics import recall
 from sparsefill.patterns import Dense
 from sparsefill.tile import TILE, sample_row_blocks

@@ -18,17 +18,20 @@ from torch import Tensor
 from sparsefill.integrations.vllm.heads import RankHeads
 from sparsefill.integrations.vllm.requests import Request
 
-# What a batch may carry that we do not rebuild for a part of it: such a step is vLLM's own.
-FOREIGN = (
-    "logits_indices_padded",
-    "encoder_seq_lens",
-    "dcp_local_seq_lens",
-    "mm_req_doc_ranges",
-    "rswa_prefix_lens",
-    "replayssm_decode_base_cpu",
-)
 BY_REQUEST = ("seq_lens", "block_table_tensor", "is_prefilling", "seq_lens_cpu_upper_bound")
 BY_TOKEN = ("slot_mapping", "positions")
+REBUILT = {  # fields of vLLM's metadata that `split` makes for a part of a step, or may keep
+    *BY_REQUEST,
+    *BY_TOKEN,
+    "query_start_loc",
+    "query_start_loc_cpu",
+    "num_reqs",
+    "num_actual_tokens",
+    "max_query_len",
+    "max_seq_len",  # an upper bound
+    "causal",
+    "req_idx",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +96,14 @@ def chunks_of(starts: Sequence[int], lengths: Sequence[int]) -> list[Chunk]:
     ]
 
 
-def is_plain(common: Any) -> bool:
-    """Tell whether a step is causal attention of a decoder, and nothing else."""
-    return common.causal is True and all(getattr(common, name, None) is None for name in FOREIGN)
+def foreign_fields(common: Any) -> list[str]:
+    """List what a step carries that we cannot rebuild for a part of it.
+
+    Releases add fields. Those that are set and that we do not know make a step vLLM's own: it
+    would be read wrongly otherwise.
+    """
+    names = (own.name for own in fields(common) if not own.name.startswith("_"))
+    return [n for n in names if n not in REBUILT and getattr(common, n) is not None]
 
 
 def split(

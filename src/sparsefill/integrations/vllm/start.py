@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -14,9 +13,8 @@ from sparsefill.errors import SparsefillError, UnsupportedError
 from sparsefill.integrations.transformers.run import architecture_of
 from sparsefill.integrations.vllm.heads import RankHeads, profile_of
 from sparsefill.integrations.vllm.options import Options
+from sparsefill.integrations.vllm.steps import log
 from sparsefill.kernels import choose_backend
-
-log = logging.getLogger("vllm.sparsefill")  # below vLLM's, which has handlers
 
 NO_WINDOW = (None, -1, (-1, -1))
 
@@ -91,14 +89,13 @@ def number_layers(
         layers: vLLM's attention layers by name.
         spec: of the pages that they share.
     """
-    from vllm.model_executor.models.utils import extract_layer_index
-
     kept_as = ("auto", str(vllm_config.model_config.dtype).removeprefix("torch."))
     numbers = []
     for name, layer in layers.items():
-        own, number = layer.impl, extract_layer_index(name)
+        own, number = layer.impl, number_of(name)
         if (
             getattr(own, "is_plain", False)
+            and number is not None
             and own.kv_cache_dtype in kept_as
             and own.num_heads == heads.count
             and number < heads.profile.architecture.layers
@@ -107,6 +104,17 @@ def number_layers(
             own.number = number
             numbers.append(number)
     return sorted(numbers)
+
+
+def number_of(name: str) -> int | None:
+    """Read a layer's number out of its name; None if that is not clear.
+
+    Example:
+        >>> number_of("model.layers.3.self_attn.attn")
+        3
+    """
+    numbers = [int(part) for part in name.split(".") if part.isdecimal()]
+    return numbers[0] if len(numbers) == 1 else None
 
 
 def is_plain(attention: Any) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsefill.integrations.vllm.heads import RankHeads
-from sparsefill.integrations.vllm.plan import Chunk, chunks_of, is_plain
+from sparsefill.integrations.vllm.plan import Chunk, chunks_of, foreign_fields
 from sparsefill.integrations.vllm.requests import Known, Requests
 from sparsefill.tile import TILE
+
+log = logging.getLogger("vllm.sparsefill")  # below vLLM's, which has handlers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,6 +25,7 @@ class Steps:
         widest_decode: most queries of a request whose prompt has been read: one, and what is
             guessed ahead.
         requests: prompts that are being read; None on ranks that do not count.
+        warned: whether the log tells that some steps are left to vLLM.
     """
 
     heads: RankHeads
@@ -29,6 +33,7 @@ class Steps:
     page: int
     widest_decode: int = 1
     requests: Requests | None = None
+    warned: bool = False
 
     def choose(self, common: Any) -> list[Chunk]:
         """Choose the requests of a step that we read.
@@ -39,7 +44,7 @@ class Steps:
         following = self.requests is not None and self.requests.is_reading
         if common.max_query_len < TILE and not following:
             return []
-        if not is_plain(common):
+        if common.causal is not True or self._is_foreign(common):
             return []
         starts = common.query_start_loc_cpu.tolist()
         chunks = chunks_of(starts[: common.num_reqs + 1], _lengths(common))
@@ -49,6 +54,14 @@ class Steps:
         if self.requests is None:
             return chosen
         return self._follow(self.requests, common, prompts, decodes, {c.row for c in chosen})
+
+    def _is_foreign(self, common: Any) -> bool:
+        """Tell whether a step carries what we do not know, once in the log."""
+        found = foreign_fields(common)
+        if found and not self.warned:
+            log.warning("sparsefill: steps with %s are left to vLLM", ", ".join(found))
+            self.warned = True
+        return bool(found)
 
     def _told_apart(self, common: Any, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
         """Tell chunks of prompts from requests that go on with tokens of their own."""
