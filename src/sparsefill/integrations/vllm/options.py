@@ -53,22 +53,18 @@ class Options:
                 f'"{KEY}" of --additional-config has no option {unknown[0]!r}; use'
                 f" {', '.join(known)}"
             )
-        options = cls(**given)
-        options._check()
-        return options
-
-    def _check(self) -> None:
-        for name in ("profile", "pattern"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"{name} must be a text, got {value!r}")
-        if self.profile is not None and self.pattern is not None:
+        _require_kinds(given)
+        if given.get("profile") is not None and given.get("pattern") is not None:
             raise InputError("give a profile or a pattern, got both; leave one out")
-        for name, least in (("min_length", 1), ("recall_every", 0)):
-            value = getattr(self, name)
-            if value is None and name == "min_length":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a number from {least} on, got {value!r}")
-        if not isinstance(self.backend, str):
-            raise InputError(f"backend must be a text, got {self.backend!r}")
+        return cls(**given)
+
+
+def _require_kinds(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value is None and name in ("profile", "pattern", "min_length"):
+            continue
+        if name in ("profile", "pattern", "backend") and not isinstance(value, str):
+            raise InputError(f"{name} must be a text, got {value!r}")
+        least = {"min_length": 1, "recall_every": 0}.get(name)
+        if least is not None and not (type(value) is int and value >= least):
+            raise InputError(f"{name} must be a number from {least} on, got {value!r}")

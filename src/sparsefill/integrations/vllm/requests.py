@@ -43,8 +43,8 @@ class Request:
     kept: list[Tensor] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     recall: list[Tensor] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-    until: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
+    until: float = field(default_factory=lambda: time.perf_counter())
     seen: int = 0
 
     def note(self, density: Tensor, cells: float, recall: Tensor | None) -> None:
