@@ -92,11 +92,12 @@ def test_prompts_are_followed_through_steps_with_others():
     assert not own.requests.is_reading
 
 
-def test_short_prompts_are_told_as_dense():
+@pytest.mark.parametrize("n", [2, 63, 100])
+def test_short_prompts_are_told_as_dense(n: int):
     own, told = steps()
-    own.choose(step_of([row(0, 100, prompt=100)]))
-    own.choose(step_of([row(100, 1, prompt=100)]))
-    assert [(r.keys, r.sparse_keys, r.density) for r in told] == [(100, 0, None)]
+    own.choose(step_of([row(0, n, prompt=n)]))
+    own.choose(step_of([row(n, 1, prompt=n)]))
+    assert [(r.keys, r.sparse_keys, r.density) for r in told] == [(n, 0, None)]
 
 
 def test_tokens_guessed_ahead_are_no_prompt():

@@ -41,8 +41,9 @@ class Steps:
         Args:
             common: vLLM's `CommonAttentionMetadata`.
         """
-        following = self.requests is not None and self.requests.is_reading
-        if common.max_query_len < TILE and not following:
+        counts, reading = self.requests is not None, self.requests and self.requests.is_reading
+        least = self.widest_decode + 1 if counts else TILE
+        if common.max_query_len < least and not reading:
             return []
         if common.causal is not True or self._is_foreign(common):
             return []
