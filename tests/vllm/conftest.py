@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -113,4 +114,4 @@ def generate(
 
 def told_in(log: str) -> list[str]:
     """Return what the plugin said in a log, without what vLLM puts before it."""
-    return [line[line.index("sparsefill") :] for line in log.splitlines() if "] sparsefill" in line]
+    return re.findall(r"\] (sparsefill(?:| cannot start): .*)", log)

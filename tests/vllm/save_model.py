@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
         vocab_size=len(tokenizer),
         hidden_size=128,
         head_dim=64,  # two ranks have two query heads each, and one KV head
-        max_position_embeddings=8192,
+        max_position_embeddings=16384,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
