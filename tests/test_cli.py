@@ -15,9 +15,9 @@ from sparsefill import AShape, BlockTopK, native
 from sparsefill.cli import main
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Architecture, Profile
+from tests.support.byte_bpe import RULE
 from tests.support.tiny import (
     PROSE,
-    RULE,
     SPARSE,
     TINY,
     TOKENS,

@@ -10,6 +10,7 @@ OPTIONAL = (
     "transformers",
     "triton",
     "vllm",
+    "prometheus_client",
     "lm_eval",
     "matplotlib",
     "typer",
@@ -53,6 +54,7 @@ else:
     raise AssertionError
 """
 
+VLLM = "import sparsefill.integrations.vllm"
 COMMAND_LINE = """
 import sys
 sys.modules.update(typer=None)
@@ -79,6 +81,15 @@ def test_importing_prints_nothing_loads_nothing_optional_and_changes_nothing(tmp
 def test_works_where_nothing_optional_is_installed():
     done = run(HIDE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_vllm_loads_in_all_of_its_processes_is_light(tmp_path):
+    seen = tmp_path / "seen.json"
+    done = run(OBSERVE.replace("import sparsefill\n", f"{VLLM}\n"), str(seen))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    observed = json.loads(seen.read_text())
+    assert not set(observed["loaded"]) & set(OPTIONAL)
+    assert not observed["changed"]
 
 
 def test_the_command_line_names_what_it_lacks():

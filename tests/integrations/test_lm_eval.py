@@ -21,8 +21,8 @@ from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.patterns import AShape, Dense
 from sparsefill.reader import Method
 from tests.evals.support import making
+from tests.support.byte_bpe import RULE, tiny_tokenizer
 from tests.support.models import tiny_model
-from tests.support.tiny import RULE, tiny_tokenizer
 from tests.support.tokenizers import ByteTokenizer
 
 LENGTH = 600

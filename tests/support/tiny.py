@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from sparsefill.cli.app import app
 from sparsefill.profile import Architecture
+from tests.support.byte_bpe import MERGED, SPECIAL, tiny_tokenizer
 from tests.support.models import FAMILIES, tiny_model
 
-SPECIAL = ("<unk>", "<s>")
-MERGED = "qz"  # a vocabulary without any merge cannot be stored as GGUF
-RULE = "=" * 64  # a single token, as many vocabularies have: not every token is short
 TINY = Architecture(layers=2, heads=4, kv_heads=2, head_dim=16)
 TOKENS = 300  # of a prompt, unless a test says otherwise
 SPARSE = "a-shape:sink=4,window=64"
@@ -69,20 +66,6 @@ def save_tiny_gguf(path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer whose tokens are bytes, and `RULE`."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *letters, MERGED))}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[(MERGED[0], MERGED[1])]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token=SPECIAL[0], bos_token=SPECIAL[1]
-    )
-    tokenizer.add_tokens([RULE])
-    return tokenizer
 
 
 def _tiny_llama(tokenizer: PreTrainedTokenizerFast, positions: int) -> Any:

@@ -1,0 +1,155 @@
+"""Time to the first token in vLLM by chunk size, stock and sparse, with density and recall.
+
+    python -m benchmarks.serving MODEL --out rows.json      # in an environment that has vLLM
+
+One engine a process, stock and sparse in turn; each reads one prompt several times.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sparsefill.atomic import write_atomically
+from sparsefill.data import novel
+from sparsefill.environment import describe_environment
+
+READERS = ("stock", "sparse")
+
+
+def read(job: dict[str, Any]) -> dict[str, Any]:
+    """Read a prompt in one engine: a first time to warm up, then timed."""
+    from prometheus_client import CollectorRegistry
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    from sparsefill.integrations.vllm.metrics import Totals
+
+    llm = LLM(**job["engine"])
+    ids = llm.get_tokenizer().encode(novel())[: job["tokens"]]
+    prompt, took, said = TokensPrompt(prompt_token_ids=ids), [], []
+    for _ in range(1 + job["times"]):
+        started = time.perf_counter()
+        llm.generate([prompt], SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+        took.append(time.perf_counter() - started)
+    # apart: measures recall, and a second token tells that the prompt has been read
+    [answer] = llm.generate([prompt], SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
+    said = list(answer.outputs[0].token_ids)
+    registry = CollectorRegistry()
+    registry.register(Totals())
+    found: dict[str, Any] = {"ttft_s": took[1:], "tokens": said}
+    for name in ("density", "recall"):
+        count = registry.get_sample_value(f"sparsefill:{name}_count")
+        total = registry.get_sample_value(f"sparsefill:{name}_sum")
+        found[name] = None if not count or total is None else total / count
+    return found
+
+
+def in_child(job: dict[str, Any]) -> dict[str, Any]:
+    """Read in a process of its own: vLLM gives back neither memory nor ports before it ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "benchmarks.serving", "--child", str(path)]
+        quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        done = subprocess.run(
+            command,
+            input=json.dumps(job),
+            env={**quiet, **os.environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode or not path.is_file():
+            raise RuntimeError(f"the engine failed:\n{done.stdout[-4000:]}")
+        return json.loads(path.read_text("utf-8"))
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="id or folder, as vLLM takes it")] = "",
+    out: Annotated[Path, typer.Option(help="JSON to write")] = Path("serving.json"),
+    chunks: Annotated[str, typer.Option(help="tokens of a step, at most")] = "512,2048,8192",
+    tokens: Annotated[int, typer.Option(help="of the prompt")] = 8000,
+    rounds: Annotated[int, typer.Option(help="engines of each kind and chunk size")] = 2,
+    times: Annotated[int, typer.Option(help="timed readings in an engine")] = 3,
+    dtype: Annotated[str, typer.Option()] = "bfloat16",
+    child: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Compare vLLM's own attention with ours, by chunk size."""
+    if child is not None:
+        write_atomically(child, json.dumps(read(json.load(sys.stdin))))
+        return
+    if not model:
+        raise typer.BadParameter("name the model: an id or a folder", param_hint="MODEL")
+    sizes = [int(size) for size in chunks.split(",")]
+    console = Console(markup=False)
+    order = [(size, who) for _ in range(rounds) for size in sizes for who in READERS]
+    rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for size, who in track(order, description="engines", console=console):
+        engine = {
+            "model": model,
+            "dtype": dtype,
+            "max_model_len": tokens + 64,
+            "max_num_batched_tokens": size,
+            "max_num_seqs": 8,
+            "enable_prefix_caching": False,
+            "seed": 0,
+        }
+        if who == "sparse":
+            engine["attention_backend"] = "CUSTOM"
+            # the last of the readings: no timed one measures
+            engine["additional_config"] = {"sparsefill": {"recall_every": times + 2}}
+        job = {"engine": engine, "tokens": tokens, "times": times}
+        rows.setdefault((size, who), []).append(in_child(job))
+        body = {
+            "model": Path(model).name,
+            "prompt": "Persuasion",
+            "tokens": tokens,
+            "dtype": dtype,
+            "vllm": version("vllm"),
+            "environment": describe_environment(),
+            "rows": [
+                {"chunk": size, "reader": who, **found}
+                for (size, who), all_found in rows.items()
+                for found in all_found
+            ],
+        }
+        write_atomically(out, json.dumps(body, indent=1) + "\n")
+    console.print(table_of(rows, sizes))
+    console.print(f"wrote {out}")
+
+
+def table_of(rows: dict[tuple[int, str], list[dict[str, Any]]], sizes: list[int]) -> Table:
+    """Lay out the medians."""
+    table = Table("chunk", "stock", "sparse", "", "density", "recall", "same first token")
+    for size in sizes:
+        stock, sparse = (rows[size, who] for who in READERS)
+        own = [median(t for found in rows_ for t in found["ttft_s"]) for rows_ in (stock, sparse)]
+        kept = [sparse[0][name] for name in ("density", "recall")]
+        table.add_row(
+            f"{size:,}",
+            *(f"{seconds:.2f} s" for seconds in own),
+            f"{own[0] / own[1]:.2f}x",
+            *("" if value is None else f"{value:.1%}" for value in kept),
+            "yes" if stock[0]["tokens"][:1] == sparse[0]["tokens"][:1] else "no",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

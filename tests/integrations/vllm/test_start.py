@@ -1,0 +1,111 @@
+"""What is settled at the start: whether we were chosen, and which layers can be read."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace as Some
+from typing import Any
+
+import pytest
+import torch
+
+from sparsefill.errors import UnsupportedError
+from sparsefill.integrations.vllm.start import is_chosen, is_plain, number_layers, refuse
+from sparsefill.patterns import Dense
+from tests.integrations.vllm.fakes import rank_heads
+
+CUSTOM, STOCK = Some(name="CUSTOM"), Some(name="FLASH_ATTN")
+
+
+def config(backend: Any = None, kinds: Any = None, drafts: Any = None) -> Any:
+    model = Some(dtype=torch.bfloat16)
+    speculative = None if drafts is None else Some(draft_model_config=model if drafts else Some())
+    attention = (
+        Some(backend=backend) if kinds is None else Some(backend=backend, backend_per_kind=kinds)
+    )
+    return Some(attention_config=attention, model_config=model, speculative_config=speculative)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (config(), False),
+        (config(STOCK), False),
+        (config(CUSTOM), True),
+        (config(CUSTOM, {}), True),
+        (config(None, {"full_attention": CUSTOM}), True),
+        (config(None, {"full_attention": STOCK}), False),
+        (config(CUSTOM, drafts=False), True),
+        (config(CUSTOM, drafts=True), False),  # the draft model itself
+    ],
+)
+def test_only_who_asks_gets_us(own: Any, expected: bool):
+    assert is_chosen(own) is expected
+
+
+def attention(**changed: Any) -> Any:
+    usual: dict[str, Any] = {
+        "attn_type": "decoder",
+        "sliding_window": -1,
+        "alibi_slopes": None,
+        "sinks": None,
+        "kv_sharing_target_layer_name": None,
+        "kv_cache_dtype": "auto",
+        "num_heads": 4,
+        "logits_soft_cap": 30.0,
+    }
+    own = Some(**{**usual, **changed})
+    own.is_plain = is_plain(own)
+    return own
+
+
+@pytest.mark.parametrize(
+    ("changed", "usable"),
+    [
+        ({}, True),
+        ({"sliding_window": (-1, -1)}, True),
+        ({"sliding_window": None}, True),
+        ({"sliding_window": 4096}, False),
+        ({"sliding_window": (4095, 0)}, False),
+        ({"attn_type": "encoder_only"}, False),
+        ({"alibi_slopes": torch.ones(4)}, False),
+        ({"sinks": torch.ones(4)}, False),
+        ({"kv_sharing_target_layer_name": "model.layers.0.self_attn.attn"}, False),
+        ({"kv_cache_dtype": "bfloat16"}, True),
+        ({"kv_cache_dtype": "float16"}, False),  # other than the model's
+        ({"kv_cache_dtype": "fp8_e4m3"}, False),
+        ({"num_heads": 8}, False),  # of a model whose layers differ
+    ],
+)
+def test_layers_that_we_cannot_read_are_left_to_vllm(changed: dict[str, Any], usable: bool):
+    full, own = attention(), attention(**changed)
+    layers = {"model.layers.0.self_attn.attn": full, "model.layers.1.self_attn.attn": own}
+    numbers = numbered(layers)
+    assert numbers == ([0, 1] if usable else [0])
+    assert getattr(own, "number", None) == (1 if usable else None)
+    assert full.number == 0
+
+
+def numbered(layers: dict[str, Any], spec: Any = None) -> list[int]:
+    wrapped = {name: Some(impl=own) for name, own in layers.items()}
+    return number_layers(wrapped, rank_heads(Dense()), config(CUSTOM), spec or Some())
+
+
+def test_layers_beyond_the_profile_are_left_to_vllm():
+    assert numbered({"model.layers.2.self_attn.attn": attention()}) == []  # of a draft
+    assert numbered({"a.1.layers.2.attn": attention(), "attn": attention()}) == []
+    assert numbered({"model.layers.1.self_attn.attn": Some()}) == []  # another implementation
+
+
+def test_chunks_of_local_attention_are_left_to_vllm():
+    layers = {"model.layers.0.self_attn.attn": attention()}
+    assert numbered(layers, Some(attention_chunk_size=8192)) == []
+    assert numbered(layers, Some(attention_chunk_size=None)) == [0]
+
+
+def test_what_is_refused_is_told_in_one_line(caplog):
+    with caplog.at_level(logging.ERROR, "vllm"), pytest.raises(UnsupportedError):
+        refuse(UnsupportedError("expected this, got that"))
+    assert [r.getMessage() for r in caplog.records] == [
+        "sparsefill cannot start: expected this, got that"
+    ]
