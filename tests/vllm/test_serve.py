@@ -155,7 +155,10 @@ def test_a_server_answers_counts_and_bears_clients_that_go_away(model: Path, tmp
     ("options", "why"),
     [
         ({"minlength": 4096}, "no option 'minlength'; use profile, pattern, min_length"),
-        ({"profile": "smollm2-135m-instruct"}, "this profile is for a model with layers=30, got layers=2"),
+        (
+            {"profile": "smollm2-135m-instruct"},
+            "this profile is for a model with layers=30, got layers=2",
+        ),
         ({"backend": "cudnn"}, "unknown backend 'cudnn'; use one of"),
         ({"backend": "triton"}, "triton backend"),
     ],
