@@ -164,10 +164,11 @@ def faults():
     torch.ones(1 << 24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-freed = [faults() for _ in range(4)][-1]
+freed = sum([faults() for _ in range(6)])
 if not keep_freed():
     sys.exit(77)
-print(freed, [faults() for _ in range(4)][-1])
+[faults() for _ in range(12)]  # until the heap has grown to what is asked for
+print(freed, sum([faults() for _ in range(6)]))
 """
 
 

@@ -39,7 +39,6 @@ from sparsefill.evals.tasks import tasks_of
 from sparsefill.evals.tasks.ruler.words import word_list
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
-from sparsefill.memory import keep_freed
 from sparsefill.profile import Profile
 from sparsefill.search import synthetic_prompt
 
@@ -84,7 +83,6 @@ def _measure(
     given: Profile | None,
 ) -> None:
     device = resolve_device(request.device)
-    keep_freed()  # thousands of prompts ask for the same blocks
     dtype = resolve_dtype(request.dtype, device)
     loaded = load_to_read(console, request, dtype=dtype, device=device)
     prompter = Prompter(tokenizer=loaded.tokenizer, template=request.template)
