@@ -16,7 +16,7 @@ from sparsefill._checks import check_finite, check_lengths, check_maths, check_q
 from sparsefill.estimate import Cells, estimate_cells
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName, attend_unchecked
-from sparsefill.patterns import Pattern
+from sparsefill.patterns import Dense, Pattern
 
 
 class Stages(NamedTuple):
@@ -153,6 +153,29 @@ def attend_cells(
         for to, merged in zip(before, merge_attended([before, *found]), strict=True):
             to.copy_(merged)
     return whole
+
+
+def attend_rows_densely(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    rows: slice,
+    *,
+    scale: float,
+    softcap: float | None,
+    backend: BackendName,
+) -> Attended:
+    """Attend to all keys with some of the queries, to tell what others left out.
+
+    Nothing is padding, and the inputs were checked already.
+
+    Args:
+        rows: the queries, of those of `q`.
+    """
+    keys = slice(k.shape[2] - q.shape[2] + rows.stop)
+    own = q[:, :, rows], k[:, :, keys]
+    maths: dict[str, Any] = {"scale": scale, "softcap": softcap, "backend": backend}
+    return attend_cells(*own, v[:, :, keys], estimate_cells(Dense(), *own, **maths), **maths)
 
 
 def merge_attended(parts: Sequence[Attended]) -> Attended:

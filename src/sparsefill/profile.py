@@ -200,6 +200,20 @@ def default_profile(architecture: Architecture) -> Profile:
     return Profile.uniform(DEFAULT_PATTERN, architecture)
 
 
+def profile_for(architecture: Architecture, given: Profile | Pattern | None = None) -> Profile:
+    """Return what a model reads by: a profile, one pattern for all heads, or its default.
+
+    Raises:
+        ProfileError: the profile is for another architecture.
+    """
+    if given is None:
+        return default_profile(architecture)
+    if not isinstance(given, Profile):
+        return Profile.uniform(given, architecture)
+    given.require(architecture)
+    return given
+
+
 def _rows(rows: Sequence[Sequence[int | float] | dict[str, Any]]) -> str:
     """Write a list as JSON, each item on its line."""
     return "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"

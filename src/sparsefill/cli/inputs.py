@@ -15,7 +15,7 @@ from sparsefill.integrations.transformers import architecture_of
 from sparsefill.integrations.transformers.loading import Loaded, load_model, position_limit
 from sparsefill.kernels import choose_backend
 from sparsefill.patterns import Pattern
-from sparsefill.profile import Profile, default_profile
+from sparsefill.profile import Profile, profile_for
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -95,22 +95,10 @@ def read_text(path: Path, *, option: str) -> str:
     return text
 
 
-def profile_to_read(
-    loaded: Loaded, given: Profile | None = None, pattern: Pattern | None = None
-) -> Profile:
-    """Choose what a model reads by: the user's profile or pattern, else the default profile.
-
-    Raises:
-        ProfileError: the profile is for another architecture.
-    """
+def profile_to_read(loaded: Loaded, given: Profile | Pattern | None) -> Profile:
+    """Return what a model reads by, as `profile_for`."""
     config: Any = loaded.model.config
-    architecture = architecture_of(config.get_text_config())
-    if given is not None:
-        given.require(architecture)
-        return given
-    if pattern is not None:
-        return Profile.uniform(pattern, architecture)
-    return default_profile(architecture)
+    return profile_for(architecture_of(config.get_text_config()), given)
 
 
 def beyond_positions(loaded: Loaded, tokens: int, so_what: str) -> str | None:

@@ -83,7 +83,7 @@ def run_prefill(console: Console, request: Request) -> None:
     device = resolve_device(request.device)
     dtype = resolve_dtype(request.dtype, device)
     loaded = load_to_read(console, request, dtype=dtype, device=device)
-    profile = profile_to_read(loaded, given, method)
+    profile = profile_to_read(loaded, method if given is None else given)
     ids = _token_ids(console, loaded, text, request).to(device)
     other_ids = None if other is None else _as_long(loaded, other, ids.shape[1], request)
     console.print(

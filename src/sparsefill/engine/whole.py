@@ -19,16 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsefill._checks import check_finite, check_qkv
-from sparsefill.attention import attend_cells, attend_in_stages
+from sparsefill.attention import attend_cells, attend_rows_densely
 from sparsefill.engine.lockstep import AtAttention, stop
 from sparsefill.estimate import Cells, estimate_parts, merge_cells
 from sparsefill.estimate.merge import Part
 from sparsefill.integrations.transformers.hook import Call, attend_densely
 from sparsefill.integrations.transformers.run import LayerCall, layer_of
 from sparsefill.metrics import recall
-from sparsefill.patterns import AShape, BlockTopK, Dense, Interleaved, Pattern, TriShape
+from sparsefill.patterns import AShape, BlockTopK, Interleaved, Pattern, TriShape
 from sparsefill.static import cut_to
-from sparsefill.tile import TILE, sample_row_blocks
+from sparsefill.tile import TILE, causal_count, sample_row_blocks
 
 
 class SideBySide:
@@ -125,7 +125,7 @@ class LayerAttention:
             self._measure_recall(call, attended.lse)
             self.recall_s += self._clock() - done
         if call.run.record:
-            causal = n * (m - n) + n * (n + 1) / 2
+            causal = causal_count(n, m)
             kept = cells.density() * causal
             self._kept = kept if self._kept is None else self._kept + kept
             self._causal += causal
@@ -138,17 +138,16 @@ class LayerAttention:
             if not 0 <= first < n:
                 continue
             rows = slice(first, min(first + TILE, n))
-            keys = slice(m - n + rows.stop)
-            dense = attend_in_stages(
-                call.q[:, :, rows],
-                call.k[:, :, keys],
-                call.v[:, :, keys],
-                Dense(),
+            dense = attend_rows_densely(
+                call.q,
+                call.k,
+                call.v,
+                rows,
                 scale=call.scale,
                 softcap=call.softcap,
                 backend=call.run.backend,
             )
-            self._recall.append(recall(lse[:, :, rows], dense.attended.lse))
+            self._recall.append(recall(lse[:, :, rows], dense.lse))
 
     def _cells_of(self, call: Call, *, is_last: bool) -> Cells:
         sizes = {"n": call.q.shape[2], "m": call.k.shape[2], **call.lengths()}

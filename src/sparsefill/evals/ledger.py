@@ -41,9 +41,7 @@ class Ledger:
         if (folder / MANIFEST).is_file():
             run = load_run(folder)
             manifest = _joined(folder, run.manifest, manifest)
-            for key, row in run.rows.items():
-                self._there.add(key)
-                self._pairing.meet(row, str(folder))
+            self._there, self._pairing = set(run.rows), run.pairing
         for name in (SAMPLES, TIMES):
             _cut_torn_line(folder / name)
         self._manifest = manifest

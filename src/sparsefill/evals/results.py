@@ -21,12 +21,17 @@ from sparsefill.strict_json import parse_json, read_text
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run's folder."""
+    """One run's folder.
+
+    Args:
+        pairing: the samples of its rows.
+    """
 
     name: str
     manifest: Manifest
     rows: dict[Key, Row]
     times: dict[Key, Times]
+    pairing: Pairing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ def load_run(folder: Path) -> Run:
         if found.environment >= len(manifest.environments):
             raise InputError(f"{source}: environment {found.environment} is not in {MANIFEST}")
         times[found.key] = found
-    return Run(name=folder.name, manifest=manifest, rows=rows, times=times)
+    return Run(name=folder.name, manifest=manifest, rows=rows, times=times, pairing=pairing)
 
 
 def _check_asked(line: Line, manifest: Manifest, source: str) -> None:

@@ -109,8 +109,8 @@ def test_density_is_weighed_by_cells_and_recall_is_not():
     request = Request()
     assert request.density is None
     assert request.mean_recall is None
-    request.note(torch.tensor([[0.2, 0.4]]), 100.0, None)
-    request.note(torch.tensor([[0.8, 1.0]]), 300.0, torch.tensor([[[0.5, 1.0]]]))
+    request.note(torch.tensor([[0.2, 0.4]]), 100, None)
+    request.note(torch.tensor([[0.8, 1.0]]), 300, torch.tensor([[[0.5, 1.0]]]))
     assert request.density == pytest.approx((0.3 * 100 + 0.9 * 300) / 400)
     assert request.mean_recall == pytest.approx(0.75)
 
@@ -121,7 +121,7 @@ def test_a_prompt_takes_until_it_goes_on(monkeypatch):
     reading = Reading()
     [request] = reading.step((None, (3, 500)))
     now[0] = 12.0
-    request.note(torch.ones(1, 1), 1.0, None)
+    request.note(torch.ones(1, 1), 1, None)
     assert request.seconds == 2.0
     now[0] = 13.0
     reading.step(continued=((3, 500),))

@@ -32,7 +32,7 @@ from sparsefill.integrations.transformers.run import (
 )
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern, TriShape
-from sparsefill.profile import Profile, default_profile
+from sparsefill.profile import Profile, profile_for
 from sparsefill.static import StaticIndices
 from sparsefill.tile import TILE
 
@@ -106,7 +106,7 @@ def sparse_prefill(
         )
     modules = attention_layers(model)
     run = Run(
-        profile=_profile_of(modules[0], pattern),
+        profile=profile_for(architecture_of(modules[0].config), pattern),
         backend=backend,
         min_length=min_length,
         record=record,
@@ -134,17 +134,6 @@ def sparse_prefill(
                 runs.pop(module, None)
             else:
                 runs[module] = previous
-
-
-def _profile_of(module: Any, pattern: Profile | Pattern | None) -> Profile:
-    """Return what a pattern, or None, means for the model of an attention module."""
-    architecture = architecture_of(module.config)
-    if pattern is None:
-        return default_profile(architecture)
-    if isinstance(pattern, Profile):
-        pattern.require(architecture)
-        return pattern
-    return Profile.uniform(pattern, architecture)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,7 +208,8 @@ def freeze(
             f"freeze needs one prompt of at least {TILE} tokens, shape (1, n), got"
             f" {tuple(ids.shape)}"
         )
-    profile = _profile_of(attention_layers(model)[0], pattern)
+    first: Any = attention_layers(model)[0]
+    profile = profile_for(architecture_of(first.config), pattern)
     layers = {}
 
     def keep(shown: Shown) -> None:

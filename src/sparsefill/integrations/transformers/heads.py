@@ -13,15 +13,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sparsefill.attention import attend_in_stages
+from sparsefill.attention import attend_rows_densely
 from sparsefill.integrations.transformers.hook import Call
 from sparsefill.integrations.transformers.run import LayerCall, layer_of
 from sparsefill.kernels import Attended
 from sparsefill.metrics import output_error, recall
-from sparsefill.patterns import Dense
 from sparsefill.profile import Architecture
 from sparsefill.reader import Heads
-from sparsefill.tile import TILE, sample_row_blocks
+from sparsefill.tile import sample_rows
 
 SAMPLES = 8  # row blocks of a layer: 512 queries, evenly over the prompt
 
@@ -35,21 +34,10 @@ class HeadsWatched:
 
     def __call__(self, call: Call, attended: Attended) -> None:
         """Measure one layer."""
-        n, m = call.q.shape[2], call.k.shape[2]
+        maths = {"scale": call.scale, "softcap": call.softcap, "backend": call.run.backend}
         own, dense = list[Attended](), list[Attended]()
-        for first in (TILE * row_block for row_block in sample_row_blocks(n, SAMPLES)):
-            rows = slice(first, min(first + TILE, n))
-            keys = slice(m - n + rows.stop)
-            stages = attend_in_stages(
-                call.q[:, :, rows],
-                call.k[:, :, keys],
-                call.v[:, :, keys],
-                Dense(),
-                scale=call.scale,
-                softcap=call.softcap,
-                backend=call.run.backend,
-            )
-            dense.append(stages.attended)
+        for rows in sample_rows(call.q.shape[2], SAMPLES):
+            dense.append(attend_rows_densely(call.q, call.k, call.v, rows, **maths))
             own.append(Attended(*(part[:, :, rows] for part in attended)))
         whole, exact = (Attended(*map(_along_queries, zip(*x, strict=True))) for x in (own, dense))
         layer = layer_of(call.module)

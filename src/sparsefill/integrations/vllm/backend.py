@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsefill.attention import attend_cells
+from sparsefill.attention import attend_cells, attend_rows_densely
 from sparsefill.estimate import estimate_cells
 from sparsefill.integrations.vllm.heads import RankHeads
 from sparsefill.integrations.vllm.metrics import Counts
@@ -25,8 +25,7 @@ from sparsefill.integrations.vllm.requests import Request, Requests
 from sparsefill.integrations.vllm.start import heads_of, is_plain, number_layers
 from sparsefill.integrations.vllm.steps import Steps, log
 from sparsefill.metrics import recall
-from sparsefill.patterns import Dense
-from sparsefill.tile import TILE, sample_row_blocks
+from sparsefill.tile import causal_count, sample_rows
 
 PLAN = "sparsefill_plan"  # attribute of a step's metadata
 MEASURED_BLOCKS = 2  # row blocks of each chunk and layer whose recall is measured
@@ -191,36 +190,13 @@ class AttendsSparsely:
             "softcap": own.logits_soft_cap or None,
             "backend": heads.backend,
         }
-        cells = estimate_cells(heads.patterns(own.number, n, m), q, k, **_whole(q, k), **maths)
+        cells = estimate_cells(heads.patterns(own.number, n, m), q, k, **maths)
         attended = attend_cells(q, k, v, cells, **maths)
         if request is not None:
-            causal = n * (m - n) + n * (n + 1) / 2
-            kept = _recall(q, k, v, attended.lse, maths) if request.measured else None
-            request.note(cells.density(), causal, kept)
+            kept = [
+                recall(attended.lse[:, :, rows], attend_rows_densely(q, k, v, rows, **maths).lse)
+                for rows in (sample_rows(n, MEASURED_BLOCKS) if request.measured else ())
+            ]
+            found = torch.cat(kept, dim=2) if kept else None
+            request.note(cells.density(), causal_count(n, m), found)
         return attended.out
-
-
-def _recall(
-    q: Tensor, k: Tensor, v: Tensor, lse: Tensor, maths: dict[str, Any]
-) -> Float[Tensor, "1 h rows"]:
-    """Measure the attention mass kept, in a few row blocks of a chunk."""
-    n, m = q.shape[2], k.shape[2]
-    found = []
-    for block in sample_row_blocks(n, MEASURED_BLOCKS):
-        rows = slice(TILE * block, min(TILE * (block + 1), n))
-        keys = slice(m - n + rows.stop)
-        own_q, own_k, own_v = q[:, :, rows], k[:, :, keys], v[:, :, keys]
-        all_dense = (Dense(),) * q.shape[1]
-        cells = estimate_cells(all_dense, own_q, own_k, **_whole(own_q, own_k), **maths)
-        dense = attend_cells(own_q, own_k, own_v, cells, **maths)
-        found.append(recall(lse[:, :, rows], dense.lse))
-    return torch.cat(found, dim=2)
-
-
-def _whole(q: Tensor, k: Tensor) -> dict[str, Tensor]:
-    """Say that nothing of a request's queries and keys is padding."""
-    lengths = {"query_lengths": q.shape[2], "key_lengths": k.shape[2]}
-    return {
-        name: torch.tensor([length], dtype=torch.int32, device=q.device)
-        for name, length in lengths.items()
-    }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsefill.cost import dense_where_cheaper
 from sparsefill.integrations.vllm.options import Options
 from sparsefill.patterns import Dense, Pattern, parse_pattern
-from sparsefill.profile import Architecture, Profile, default_profile
+from sparsefill.profile import Architecture, Profile, profile_for
 from sparsefill.tile import TILE
 
 
+@functools.lru_cache(maxsize=1)  # asked for each layer when a server starts
 def profile_of(options: Options, architecture: Architecture) -> Profile:
     """Load the profile that the options ask for.
 
@@ -20,12 +22,9 @@ def profile_of(options: Options, architecture: Architecture) -> Profile:
         InputError: there is no such pattern or file.
     """
     if options.pattern is not None:
-        return Profile.uniform(parse_pattern(options.pattern), architecture)
-    if options.profile is None:
-        return default_profile(architecture)
-    profile = Profile.load(options.profile)
-    profile.require(architecture)
-    return profile
+        return profile_for(architecture, parse_pattern(options.pattern))
+    given = None if options.profile is None else Profile.load(options.profile)
+    return profile_for(architecture, given)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +54,8 @@ class RankHeads:
 
     def pays(self, layers: Sequence[int], n: int, m: int) -> bool:
         """Tell whether any head of these layers is sparse at these lengths."""
-        if n < TILE or (self.min_length is not None and m < self.min_length):
+        if n < TILE:
             return False
         if self.min_length is not None:
-            return True
+            return m >= self.min_length
         return any(p != Dense() for i in layers for p in self.patterns(i, n, m))

@@ -41,13 +41,13 @@ class Request:
     sparse_keys: int = 0
     measured: bool = False
     kept: list[Tensor] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
     recall: list[Tensor] = field(default_factory=list)
     started: float = field(default_factory=lambda: time.perf_counter())
     until: float = field(default_factory=lambda: time.perf_counter())
     seen: int = 0
 
-    def note(self, density: Tensor, cells: float, recall: Tensor | None) -> None:
+    def note(self, density: Tensor, cells: int, recall: Tensor | None) -> None:
         """Keep what a layer found for a chunk.
 
         Args:
