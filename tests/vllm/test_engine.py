@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vllm.conftest import Ran, generate
+from tests.vllm.conftest import Ran, generate, prompts
 
-LENGTHS = (40, 700, 30, 1300, 200)
 LONG = (1, 3, 5)
 DENSE = {"pattern": "dense", "min_length": 256}
-
-
-def prompts() -> list[list[list[int]]]:
-    """Make five prompts that are read together, then one that begins as the longest does."""
-    drawn = random.Random(0)
-    first = [[drawn.randrange(3, 258) for _ in range(n)] for n in LENGTHS]
-    return [first, [first[3] + [drawn.randrange(3, 258) for _ in range(300)]]]
 
 
 def differences(ran: Ran, stock: Ran) -> list[float]:
@@ -32,18 +23,12 @@ def differences(ran: Ran, stock: Ran) -> list[float]:
     ]
 
 
-@pytest.fixture(scope="session")
-def stock(model: Path, scratch: Path) -> Ran:
-    return generate(scratch, model, prompts(), None)
-
-
 @pytest.mark.smoke
 def test_without_being_chosen_the_plugin_does_nothing(stock: Ran):
     assert stock.told == []
     assert stock.metrics == ""
 
 
-@pytest.mark.smoke
 def test_a_dense_pattern_answers_as_vllm_does(stock: Ran, model: Path, scratch: Path):
     ran = generate(scratch, model, prompts(), {**DENSE, "recall_every": 1})
     found = differences(ran, stock)

@@ -1,0 +1,70 @@
+"""The embedded model, served: as vLLM comes, densely by us, and sparsely."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from sparsefill.data import novel
+from tests.vllm.conftest import run_child
+from tests.vllm.load import Load, lengths
+from tests.vllm.server import Answer, serving
+
+SECONDS = 300
+CHUNK = {"max_num_batched_tokens": 2048, "max_model_len": 8192}
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Path:
+    return Path(run_child("embedded").splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def prompts(embedded: Path) -> list[list[int]]:
+    """Cut prompts from a novel, each from a place of its own."""
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(embedded).encode(novel())
+    wanted = lengths(24)
+    starts = range(0, len(ids) - max(wanted), (len(ids) - max(wanted)) // len(wanted))
+    return [ids[start : start + n] for start, n in zip(starts, wanted, strict=False)]
+
+
+@pytest.fixture(scope="module")
+def stock(embedded: Path, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory):
+    with serving(embedded, None, tmp_path_factory.mktemp("stock") / "log", **CHUNK) as server:
+        return [server.ask(prompt, tokens=24) for prompt in prompts]
+
+
+@pytest.mark.timeout(1200)
+def test_a_dense_pattern_answers_as_vllm_does(
+    embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
+):
+    options = {"pattern": "dense", "min_length": 256}
+    with serving(embedded, options, tmp_path / "log", **CHUNK) as server:
+        answers = [server.ask(prompt, tokens=24) for prompt in prompts]
+        assert len(server.prompts_read()) == sum(len(prompt) >= 256 for prompt in prompts)
+    assert [own.tokens for own in answers] == [own.tokens for own in stock]
+
+
+@pytest.mark.timeout(1800)
+def test_sparse_answers_stay_near_whatever_else_is_served(
+    embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
+):
+    """Chunks end where the load lets them, and each is estimated by itself."""
+    with serving(embedded, {"recall_every": 10}, tmp_path / "log", **CHUNK) as server:
+        alone = [server.ask(prompt) for prompt in prompts]
+        load = Load(server, prompts)
+        load.run(SECONDS)
+    apart = {
+        "stock": [own.apart_at_first(other) for own, other in zip(alone, stock, strict=True)],
+        "load": [own.apart_at_first(alone[which]) for which, own in load.answers],
+    }
+    log.info("%d answers, %d given up", len(load.answers), load.given_up)
+    for name, found in apart.items():
+        log.info("first token's log-probability apart from %s: %s", name, sorted(found))
+    log.info("memory grown by %.2f %%", 100 * load.growth())
+    assert load.growth() < 0.05
