@@ -13,6 +13,7 @@ import torch
 
 from sparsefill import AShape, BlockTopK, native
 from sparsefill.cli import main
+from sparsefill.cli.inputs import DTYPES
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Architecture, Profile
 from tests.support.byte_bpe import RULE
@@ -111,6 +112,17 @@ def test_long_prompts_are_told_of_the_engine(tiny: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sparsefill.cli.prefill.LONG", 64)
     assert "with --kv keep" in prefill(model=tiny, compare="none").stdout
     assert "with --kv keep" not in prefill(model=tiny, compare="none", kv="keep").stdout
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_bfloat16_is_warned_of_where_it_is_slow(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, computes: bool
+):
+    monkeypatch.setattr("sparsefill.cli.inputs.fast_bfloat16", lambda device: computes)
+    asked = {dtype: prefill(model=tiny, compare="none", dtype=dtype) for dtype in DTYPES}
+    warned = {dtype for dtype, result in asked.items() if "--dtype float32" in result.stdout}
+    assert all(result.exit_code == 0 for result in asked.values())
+    assert warned == (set() if computes else {"bfloat16"})
 
 
 def test_cells_of_another_text(tiny: Path):

@@ -69,6 +69,8 @@ def load_to_read(
     """
     # fail now rather than at the first layer
     choose_backend(options.backend, torch.empty(1, 1, 1, 64, dtype=dtype, device=device))
+    if dtype == torch.bfloat16 and not fast_bfloat16(device):
+        warn(console, "this CPU does not compute in bfloat16: --dtype float32 reads faster")
     with console.status("loading the model"):
         return load_model(
             options.model,
