@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -84,3 +85,17 @@ def test_serving_names_a_folder_once_and_makes_none(monkeypatch):
     assert len(kept) == 1
     assert not Path(named).exists()
     assert generate_latest(registry) == b""
+
+
+def test_a_folder_that_cannot_be_written_ends_the_counting_alone(folder, caplog):
+    folder.write_text("a file stands there")
+    counts = Counts()
+    with caplog.at_level(logging.WARNING, "vllm"):
+        for _ in range(3):
+            counts.add(density=0.5, recall=None)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.startswith("sparsefill: /metrics lacks prompts: ")
+    assert str(folder) in told
+    folder.unlink()
+    counts.add(density=0.5, recall=None)
+    assert shown()['sparsefill:prompts_total{path="sparse"}'] == 4

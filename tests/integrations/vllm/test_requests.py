@@ -115,6 +115,27 @@ def test_density_is_weighed_by_cells_and_recall_is_not():
     assert request.mean_recall == pytest.approx(0.75)
 
 
+def test_chunks_that_vllm_read_count_as_dense():
+    request = Request(dense_cells=600)
+    assert request.density is None  # none of it is sparse
+    request.note(torch.tensor([[0.2, 0.4]]), 100, None)
+    request.note(torch.tensor([[0.2, 0.4]]), 300, None)
+    assert request.density == pytest.approx((0.3 * 400 + 600) / 1000)
+
+
+def test_prompts_that_end_in_the_same_pages_are_told_one_by_one():
+    reading = Reading()
+    [first] = reading.step((None, (3, 500)))
+    [second] = reading.step((None, (3, 500)))  # the first ended with its prompt
+    reading.step()
+    assert reading.told == [first]
+    third, fourth = reading.step((None, (3, 500)), (None, (3, 500)))
+    reading.step()
+    assert reading.told == [first, third, second]
+    reading.step(continued=((3, 500),))
+    assert reading.told == [first, third, second, fourth]
+
+
 def test_a_prompt_takes_until_it_goes_on(monkeypatch):
     now = [10.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import SimpleNamespace as Some
 from typing import Any
 
@@ -10,10 +11,17 @@ import pytest
 import torch
 
 from sparsefill.errors import UnsupportedError
-from sparsefill.integrations.vllm.start import is_chosen, is_plain, number_layers, refuse
+from sparsefill.integrations.vllm.start import (
+    heads_of,
+    is_chosen,
+    is_plain,
+    number_layers,
+    refuse,
+)
 from sparsefill.patterns import Dense
 from tests.integrations.vllm.fakes import rank_heads
 
+WIDTH = rank_heads(Dense()).profile.architecture.head_dim
 CUSTOM, STOCK = Some(name="CUSTOM"), Some(name="FLASH_ATTN")
 
 
@@ -52,6 +60,7 @@ def attention(**changed: Any) -> Any:
         "kv_sharing_target_layer_name": None,
         "kv_cache_dtype": "auto",
         "num_heads": 4,
+        "head_size": WIDTH,
         "logits_soft_cap": 30.0,
     }
     own = Some(**{**usual, **changed})
@@ -75,6 +84,7 @@ def attention(**changed: Any) -> Any:
         ({"kv_cache_dtype": "float16"}, False),  # other than the model's
         ({"kv_cache_dtype": "fp8_e4m3"}, False),
         ({"num_heads": 8}, False),  # of a model whose layers differ
+        ({"head_size": 2 * WIDTH}, False),
     ],
 )
 def test_layers_that_we_cannot_read_are_left_to_vllm(changed: dict[str, Any], usable: bool):
@@ -82,13 +92,13 @@ def test_layers_that_we_cannot_read_are_left_to_vllm(changed: dict[str, Any], us
     layers = {"model.layers.0.self_attn.attn": full, "model.layers.1.self_attn.attn": own}
     numbers = numbered(layers)
     assert numbers == ([0, 1] if usable else [0])
-    assert getattr(own, "number", None) == (1 if usable else None)
-    assert full.number == 0
 
 
-def numbered(layers: dict[str, Any], spec: Any = None) -> list[int]:
-    wrapped = {name: Some(impl=own) for name, own in layers.items()}
-    return number_layers(wrapped, rank_heads(Dense()), config(CUSTOM), spec or Some())
+def numbered(layers: dict[str, Any], **more: Any) -> list[int]:
+    wrapped = {name: Some(impl=own, **more) for name, own in layers.items()}
+    found = number_layers(wrapped, rank_heads(Dense()), config(CUSTOM))
+    assert list(found) == [name for name in layers if name in found]
+    return list(found.values())
 
 
 def test_layers_beyond_the_profile_are_left_to_vllm():
@@ -99,8 +109,14 @@ def test_layers_beyond_the_profile_are_left_to_vllm():
 
 def test_chunks_of_local_attention_are_left_to_vllm():
     layers = {"model.layers.0.self_attn.attn": attention()}
-    assert numbered(layers, Some(attention_chunk_size=8192)) == []
-    assert numbered(layers, Some(attention_chunk_size=None)) == [0]
+    assert numbered(layers, attention_chunk_size=8192) == []
+    assert numbered(layers, attention_chunk_size=None) == [0]
+
+
+def test_values_of_another_width_are_left_to_vllm():
+    layers = {"model.layers.0.self_attn.attn": attention()}
+    assert numbered(layers, head_size_v=WIDTH) == [0]
+    assert numbered(layers, head_size_v=2 * WIDTH) == []
 
 
 def test_what_is_refused_is_told_in_one_line(caplog):
@@ -109,3 +125,17 @@ def test_what_is_refused_is_told_in_one_line(caplog):
     assert [r.getMessage() for r in caplog.records] == [
         "sparsefill cannot start: expected this, got that"
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [Some(), Some(num_attention_heads=[4, 8], num_hidden_layers=2)],
+    ids=["none", "by layer"],
+)
+def test_a_config_without_heads_is_refused_with_its_name(monkeypatch, text: Any):
+    distributed = Some(get_tensor_model_parallel_rank=lambda: 0)
+    monkeypatch.setitem(sys.modules, "vllm", Some(distributed=distributed))
+    monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
+    own = Some(additional_config={}, model_config=Some(hf_text_config=text))
+    with pytest.raises(UnsupportedError, match=r"SimpleNamespace .*; leave out --attention"):
+        heads_of(own, "cpu")

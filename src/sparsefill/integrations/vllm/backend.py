@@ -18,7 +18,7 @@ from torch import Tensor
 from sparsefill.attention import attend_cells, attend_rows_densely
 from sparsefill.estimate import estimate_cells
 from sparsefill.integrations.vllm.heads import RankHeads
-from sparsefill.integrations.vllm.metrics import Counts
+from sparsefill.integrations.vllm.metrics import counts
 from sparsefill.integrations.vllm.options import Options
 from sparsefill.integrations.vllm.plan import Plan, split
 from sparsefill.integrations.vllm.requests import Request, Requests
@@ -87,10 +87,14 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
     from vllm.model_executor.layers.attention import Attention
 
     heads = heads_of(vllm_config, torch.device(device).type)
-    layers = get_layers_from_vllm_config(vllm_config, Attention, layer_names)
-    numbers = number_layers(layers, heads, vllm_config, spec)
-    if not numbers:
+    every = get_layers_from_vllm_config(vllm_config, Attention)
+    readable = number_layers(every, heads, vllm_config)
+    own = {name: number for name, number in readable.items() if name in layer_names}
+    if not own:
         return None
+    for name, number in own.items():
+        every[name].impl.number = number
+    numbers = sorted(own.values())
     options = Options.parse(vllm_config.additional_config)
     log.info(
         "sparsefill: layers %d to %d read long prompts by %s, backend %s",
@@ -99,7 +103,12 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
         options.pattern or options.profile or "the default profile",
         heads.backend,
     )
-    counts = get_tensor_model_parallel_rank() == 0 and get_pp_group().is_first_rank
+    # one group of layers of one rank, or prompts would be counted more than once
+    counts = (
+        numbers[0] == min(readable.values())
+        and get_tensor_model_parallel_rank() == 0
+        and get_pp_group().is_first_rank
+    )
     guessed = getattr(vllm_config.speculative_config, "num_speculative_tokens", None) or 0
     return Steps(
         heads=heads,
@@ -113,13 +122,10 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
 class Told:
     """Tells of a prompt that has been read: a line in the log, and a count."""
 
-    def __init__(self) -> None:
-        self.counts = Counts()
-
     def __call__(self, request: Request) -> None:
         """Tell of a prompt."""
         density, kept = request.density, request.mean_recall
-        self.counts.add(density=density, recall=kept)
+        counts().add(density=density, recall=kept)
         if density is None:
             return
         log.info(

@@ -9,7 +9,9 @@ folder is named in the environment, which vLLM's processes inherit, and made by 
 from __future__ import annotations
 
 import atexit
+import functools
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -25,8 +27,9 @@ FOLDER = "SPARSEFILL_VLLM_METRICS"  # environment variable
 PROMPTS = {"sparse": "prompts_sparse", "dense": "prompts_dense"}
 SUMMARIES = {
     "density": "Share of the causal cells that were computed, of prompts read sparsely",
-    "recall": "Attention mass that was kept, of prompts whose recall was measured",
+    "recall": "Attention mass kept by queries read sparsely, of prompts that were measured",
 }
+log = logging.getLogger("vllm.sparsefill")
 _serving = False
 
 
@@ -49,6 +52,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.values: defaultdict[str, float] = defaultdict(float)
+        self.warned = False
 
     def add(self, *, density: float | None, recall: float | None) -> None:
         """Count a prompt; `density` is None if none of it was read sparsely."""
@@ -57,9 +61,23 @@ class Counts:
             if value is not None:
                 self.values[f"{name}_sum"] += value
                 self.values[f"{name}_count"] += 1
+        try:
+            self._write()
+        except OSError as error:  # a full disk ends the counting, not the serving
+            if not self.warned:
+                log.warning("sparsefill: /metrics lacks prompts: %s", error)
+            self.warned = True
+
+    def _write(self) -> None:
         folder = Path(os.environ[FOLDER])
         folder.mkdir(mode=0o700, exist_ok=True)
         write_atomically(folder / f"{os.getpid()}.json", json.dumps(self.values))
+
+
+@functools.cache
+def counts() -> Counts:
+    """Return what this process counted."""
+    return Counts()
 
 
 class Totals:

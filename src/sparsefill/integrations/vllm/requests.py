@@ -31,6 +31,7 @@ class Request:
         sparse_keys: how many of them were read sparsely.
         measured: whether its recall is measured.
         kept: share of the causal cells kept, of each layer and chunk, weighed with `weights`.
+        dense_cells: causal cells of all layers in the chunks that vLLM read.
         recall: attention mass kept, of each measured layer and chunk.
         started, until: when its first step began, and when it was last worked on, in seconds.
         seen: step in which it was seen last.
@@ -42,6 +43,7 @@ class Request:
     measured: bool = False
     kept: list[Tensor] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
+    dense_cells: int = 0
     recall: list[Tensor] = field(default_factory=list)
     started: float = field(default_factory=lambda: time.perf_counter())
     until: float = field(default_factory=lambda: time.perf_counter())
@@ -68,11 +70,12 @@ class Request:
 
     @property
     def density(self) -> float | None:
-        """Return the kept share of the causal cells that were read sparsely."""
+        """Return the kept share of the causal cells; None if no chunk was read sparsely."""
         if not self.kept:
             return None
         weights = torch.tensor(self.weights, dtype=torch.float64)
-        return float((torch.stack(self.kept).cpu() * weights).sum() / weights.sum())
+        kept = float((torch.stack(self.kept).cpu() * weights).sum())
+        return (kept + self.dense_cells) / (sum(self.weights) + self.dense_cells)
 
     @property
     def mean_recall(self) -> float | None:
@@ -107,7 +110,10 @@ class Requests:
             continued: as what those requests were known that bring generated tokens.
         """
         self._step += 1
-        self._open |= self._ahead
+        for known, request in self._ahead.items():
+            if known in self._open:  # one before it ended there, and its pages are read again
+                self.on_read(self._open[known])
+            self._open[known] = request
         self._ahead = {}
         for known in continued:
             if known in self._open:
@@ -135,5 +141,7 @@ class Requests:
             request.sparse_keys += after[1] - request.keys
         request.keys, request.seen = after[1], self._step
         request.chunks += 1
+        if after in self._ahead:  # the same prompt twice in a step, in the same pages
+            self.on_read(self._ahead[after])
         self._ahead[after] = request
         return request

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from sparsefill.architecture import Architecture
 from sparsefill.errors import SparsefillError, UnsupportedError
 from sparsefill.integrations.transformers.run import architecture_of
 from sparsefill.integrations.vllm.heads import RankHeads, profile_of
@@ -17,6 +18,10 @@ from sparsefill.integrations.vllm.steps import log
 from sparsefill.kernels import choose_backend
 
 NO_WINDOW = (None, -1, (-1, -1))
+BACKENDS = {
+    "cpu": "cpu",
+    "cuda": "triton",
+}  # by device; a slower one must be asked for
 
 
 def is_chosen(vllm_config: Any) -> bool:
@@ -64,9 +69,9 @@ def heads_of(vllm_config: Any, device: str) -> RankHeads:
 
     options = Options.parse(vllm_config.additional_config)
     model = vllm_config.model_config
-    architecture = architecture_of(model.hf_text_config)
+    architecture = _architecture_of(model.hf_text_config)
     count = model.get_num_attention_heads(vllm_config.parallel_config)
-    backend = "cpu" if options.backend == "auto" and device == "cpu" else options.backend
+    backend = BACKENDS.get(device, "auto") if options.backend == "auto" else options.backend
     like = torch.empty(1, 1, 1, architecture.head_dim, dtype=model.dtype, device=device)
     return RankHeads(
         profile=profile_of(options, architecture),
@@ -77,20 +82,33 @@ def heads_of(vllm_config: Any, device: str) -> RankHeads:
     )
 
 
-def number_layers(
-    layers: Mapping[str, Any], heads: RankHeads, vllm_config: Any, spec: Any
-) -> list[int]:
-    """Give the layers that can be read sparsely their number in the profile, and list those.
+def _architecture_of(config: Any) -> Architecture:
+    """Read what profiles fit by.
+
+    Raises:
+        UnsupportedError: the config does not say it, or says it of each layer apart.
+    """
+    try:
+        return architecture_of(config)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UnsupportedError(
+            f"sparsefill cannot read the heads of this model from its {type(config).__name__}"
+            f" ({error}); leave out --attention-backend CUSTOM"
+        ) from error
+
+
+def number_layers(layers: Mapping[str, Any], heads: RankHeads, vllm_config: Any) -> dict[str, int]:
+    """Number those layers that can be read sparsely, as the profile does.
 
     Others are left to vLLM: sliding windows and whatever else is not plain causal attention over
     keys as the model makes them, and layers that the profile does not know, as of a draft.
 
     Args:
         layers: vLLM's attention layers by name.
-        spec: of the pages that they share.
     """
     kept_as = ("auto", str(vllm_config.model_config.dtype).removeprefix("torch."))
-    numbers = []
+    known = heads.profile.architecture
+    numbers = {}
     for name, layer in layers.items():
         own, number = layer.impl, number_of(name)
         if (
@@ -98,12 +116,12 @@ def number_layers(
             and number is not None
             and own.kv_cache_dtype in kept_as
             and own.num_heads == heads.count
-            and number < heads.profile.architecture.layers
-            and getattr(spec, "attention_chunk_size", None) is None
+            and own.head_size == getattr(layer, "head_size_v", own.head_size) == known.head_dim
+            and number < known.layers
+            and getattr(layer, "attention_chunk_size", None) is None
         ):
-            own.number = number
-            numbers.append(number)
-    return sorted(numbers)
+            numbers[name] = number
+    return numbers
 
 
 def number_of(name: str) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 from sparsefill.integrations.vllm.heads import RankHeads
 from sparsefill.integrations.vllm.plan import Chunk, chunks_of, foreign_fields
 from sparsefill.integrations.vllm.requests import Known, Requests
-from sparsefill.tile import TILE
+from sparsefill.tile import TILE, causal_count
 
 log = logging.getLogger("vllm.sparsefill")  # below vLLM's, which has handlers
 
@@ -98,6 +98,9 @@ class Steps:
             request = requests.read(before, after, sparse=chunk.row in chosen)
             if chunk.row in chosen:
                 found.append(replace(chunk, request=request))
+            else:
+                cells = causal_count(chunk.queries, chunk.keys)
+                request.dense_cells += cells * len(self.layers)
         return found
 
     def _known(self, table: Any, asked: Sequence[tuple[int, int]]) -> list[Known | None]:
