@@ -20,6 +20,7 @@ import psutil
 from tests.vllm.conftest import environment, told_in
 
 READY_S = 300
+PATIENCE_S = 900  # of a client among many on a slow machine
 LIKELIEST = 5  # tokens whose log-probabilities an answer tells
 
 
@@ -71,7 +72,9 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=300) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S
+        ) as answer:
             return answer.read().decode()
 
     def ask(self, prompt: list[int], tokens: int = 16) -> Answer:
@@ -81,7 +84,7 @@ class Server:
             headers={"Content-Type": "application/json"},
         )
         started = time.perf_counter()
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             found = json.loads(answer.read())["choices"][0]["logprobs"]
         took_s = time.perf_counter() - started
         return Answer(tokens=found["tokens"], likeliest=found["top_logprobs"], took_s=took_s)
