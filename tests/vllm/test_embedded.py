@@ -13,6 +13,7 @@ from tests.vllm.load import Load, lengths
 from tests.vllm.server import Answer, serving
 
 SECONDS = 300
+MOVED = 0.2  # nats: chunks that end elsewhere move what comes next by less (0.03 were seen)
 CHUNK = {"max_num_batched_tokens": 2048, "max_model_len": 8192}
 log = logging.getLogger(__name__)
 
@@ -50,21 +51,27 @@ def test_a_dense_pattern_answers_as_vllm_does(
     assert [own.tokens for own in answers] == [own.tokens for own in stock]
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_sparse_answers_stay_near_whatever_else_is_served(
-    embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
+    embedded: Path, prompts: list[list[int]], tmp_path: Path
 ):
     """Chunks end where the load lets them, and each is estimated by itself."""
     with serving(embedded, {"recall_every": 10}, tmp_path / "log", **CHUNK) as server:
         alone = [server.ask(prompt) for prompt in prompts]
         load = Load(server, prompts)
         load.run(SECONDS)
-    apart = {
-        "stock": [own.apart_at_first(other) for own, other in zip(alone, stock, strict=True)],
-        "load": [own.apart_at_first(alone[which]) for which, own in load.answers],
-    }
-    log.info("%d answers, %d given up", len(load.answers), load.given_up)
-    for name, found in apart.items():
-        log.info("first token's log-probability apart from %s: %s", name, sorted(found))
-    log.info("memory grown by %.2f %%", 100 * load.growth())
+    pairs = [(own, alone[which]) for which, own in load.answers]
+    apart = [own.apart_at_first(other) for own, other in pairs]
+    same = sum(own.tokens[0] == other.tokens[0] for own, other in pairs)
+    log.info(
+        "%d answers, the first token the same in %d, its log-probabilities at most %.3f apart; %d"
+        " given up; memory grown by %.2f %%",
+        len(pairs),
+        same,
+        max(apart),
+        load.given_up,
+        100 * load.growth(),
+    )
+    assert max(apart) < MOVED
+    assert same >= 0.95 * len(pairs)
     assert load.growth() < 0.05
