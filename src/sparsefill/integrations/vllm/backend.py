@@ -104,7 +104,7 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
         heads.backend,
     )
     # one group of layers of one rank, or prompts would be counted more than once
-    counts = (
+    is_counting = (
         numbers[0] == min(readable.values())
         and get_tensor_model_parallel_rank() == 0
         and get_pp_group().is_first_rank
@@ -115,29 +115,26 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
         layers=numbers,
         page=spec.block_size,
         widest_decode=1 + guessed,
-        requests=Requests(options.recall_every, Told()) if counts else None,
+        requests=Requests(options.recall_every, tell) if is_counting else None,
     )
 
 
-class Told:
-    """Tells of a prompt that has been read: a line in the log, and a count."""
-
-    def __call__(self, request: Request) -> None:
-        """Tell of a prompt."""
-        density, kept = request.density, request.mean_recall
-        counts().add(density=density, recall=kept)
-        if density is None:
-            return
-        log.info(
-            "sparsefill: prompt of %d tokens, %d of them read sparsely in %d chunks:"
-            " density %.1f %%%s, %.2f s",
-            request.keys,
-            request.sparse_keys,
-            request.chunks,
-            100 * density,
-            "" if kept is None else f", recall {100 * kept:.2f} %",
-            request.seconds,
-        )
+def tell(request: Request) -> None:
+    """Tell of a prompt that has been read: a line in the log, and a count."""
+    density, kept = request.density, request.mean_recall
+    counts().add(density=density, recall=kept)
+    if density is None:
+        return
+    log.info(
+        "sparsefill: prompt of %d tokens, %d of them read sparsely in %d chunks:"
+        " density %.1f %%%s, %.2f s",
+        request.keys,
+        request.sparse_keys,
+        request.chunks,
+        100 * density,
+        "" if kept is None else f", recall {100 * kept:.2f} %",
+        request.seconds,
+    )
 
 
 class AttendsSparsely:
