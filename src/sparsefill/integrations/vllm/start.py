@@ -18,10 +18,7 @@ from sparsefill.integrations.vllm.steps import log
 from sparsefill.kernels import choose_backend
 
 NO_WINDOW = (None, -1, (-1, -1))
-BACKENDS = {
-    "cpu": "cpu",
-    "cuda": "triton",
-}  # by device; a slower one must be asked for
+BACKENDS = {"cpu": "cpu", "cuda": "triton"}  # by device; a slower one must be asked for
 
 
 def is_chosen(vllm_config: Any) -> bool:
