@@ -77,7 +77,11 @@ def read(job: dict[str, Any]) -> tuple[dict[str, Any], Distributions]:
         total = registry.get_sample_value(f"sparsefill:{name}_sum")
         found[name] = None if not count or total is None else total / count
     sampling = SamplingParams(
-        temperature=0, max_tokens=1, prompt_logprobs=LIKELIEST, detokenize=False
+        temperature=0,
+        max_tokens=1,
+        prompt_logprobs=LIKELIEST,
+        flat_logprobs=True,
+        detokenize=False,
     )
     [answer] = llm.generate([prompt], sampling, use_tqdm=False)
     return found, likeliest(answer.prompt_logprobs[-POSITIONS:])

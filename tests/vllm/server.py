@@ -133,16 +133,21 @@ def command(model: Path, options: dict[str, Any] | None, port: int, **changed: o
         "port": port,
         "dtype": "float32",
         "max_model_len": 16384,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,  # so that all is read again
         **changed,
     }
     if options is not None:
         flags["attention_backend"] = "CUSTOM"
         flags["additional_config"] = json.dumps({"sparsefill": options})
-    given = [
-        part for name, own in flags.items() for part in (f"--{name.replace('_', '-')}", str(own))
-    ]
-    switches = ["--enforce-eager", "--no-enable-prefix-caching"]  # so that all is read again
-    return ["vllm", "serve", str(model), *switches, *given]
+    given = []
+    for name, own in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(own, bool):
+            given.append(f"--{flag}" if own else f"--no-{flag}")
+        else:
+            given += [f"--{flag}", str(own)]
+    return ["vllm", "serve", str(model), *given]
 
 
 def free_port() -> int:

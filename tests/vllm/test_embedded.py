@@ -14,7 +14,10 @@ from tests.vllm.server import Answer, serving
 
 SECONDS = 300
 MOVED = 0.2  # nats: chunks that end elsewhere move what comes next by less (0.03 were seen)
-CHUNK = {"max_num_batched_tokens": 2048, "max_model_len": 8192}
+LONGEST = {"max_model_len": 8192}
+CHUNK = {"max_num_batched_tokens": 2048, **LONGEST}
+DENSE = {"pattern": "dense", "min_length": 256}
+PAGE = 128  # tokens, of vLLM's caches on a CPU
 log = logging.getLogger(__name__)
 
 
@@ -41,14 +44,30 @@ def stock(embedded: Path, prompts: list[list[int]], tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("chunk", [512, 2048, 8192])
 def test_a_dense_pattern_answers_as_vllm_does(
-    embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
+    chunk: int, embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
 ):
-    options = {"pattern": "dense", "min_length": 256}
-    with serving(embedded, options, tmp_path / "log", **CHUNK) as server:
+    own = {"max_num_batched_tokens": chunk, **LONGEST}
+    with serving(embedded, DENSE, tmp_path / "log", **own) as server:
         answers = [server.ask(prompt, tokens=24) for prompt in prompts]
         assert len(server.prompts_read()) == sum(len(prompt) >= 256 for prompt in prompts)
     assert [own.tokens for own in answers] == [own.tokens for own in stock]
+
+
+@pytest.mark.timeout(1200)
+def test_what_follows_a_prefix_hit_is_read_as_vllm_does(
+    embedded: Path, prompts: list[list[int]], stock: list[Answer], tmp_path: Path
+):
+    pairs = [(prompt, own) for prompt, own in zip(prompts, stock, strict=True) if len(prompt) > 999]
+    with serving(embedded, DENSE, tmp_path / "log", **CHUNK, enable_prefix_caching=True) as server:
+        for prompt, own in pairs:
+            server.ask(prompt[: len(prompt) * 3 // 5], tokens=1)
+            assert server.ask(prompt, tokens=24).tokens == own.tokens
+        told = " ".join(server.told())
+    for prompt, _ in pairs:
+        hit = len(prompt) * 3 // 5 // PAGE * PAGE
+        assert f"prompt of {len(prompt)} tokens, {len(prompt) - hit} of them read sparsely" in told
 
 
 @pytest.mark.timeout(3600)

@@ -43,23 +43,25 @@ def test_a_server_answers_as_vllm_does_and_bears_clients_that_go_away(
 
 
 @pytest.mark.parametrize(
-    ("options", "why"),
+    ("options", "flags", "why"),
     [
-        ({"minlength": 4096}, "no option 'minlength'; use profile, pattern, min_length"),
+        ({"minlength": 4096}, {}, "no option 'minlength'; use profile, pattern, min_length"),
         (
             {"profile": "smollm2-135m-instruct"},
+            {},
             "this profile is for a model with layers=30, got layers=2",
         ),
-        ({"backend": "cudnn"}, "unknown backend 'cudnn'; use one of"),
-        ({"backend": "triton"}, "triton backend"),
+        ({"profile": "none.json"}, {}, "none.json"),
+        ({"backend": "cudnn"}, {}, "unknown backend 'cudnn'; use one of"),
+        ({"backend": "triton"}, {}, "triton backend"),
+        ({}, {"kv_cache_dtype": "fp8"}, "2 keep keys and values as fp8"),
     ],
-    ids=lambda own: next(iter(own)) if isinstance(own, dict) else "",
 )
 def test_what_cannot_be_served_keeps_the_server_from_starting(
-    options: dict[str, Any], why: str, model: Path
+    options: dict[str, Any], flags: dict[str, str], why: str, model: Path
 ):
     done = subprocess.run(
-        command(model, options, free_port()),
+        command(model, options, free_port(), **flags),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -102,21 +102,26 @@ def numbered(layers: dict[str, Any], **more: Any) -> list[int]:
 
 
 def test_layers_beyond_the_profile_are_left_to_vllm():
-    assert numbered({"model.layers.2.self_attn.attn": attention()}) == []  # of a draft
-    assert numbered({"a.1.layers.2.attn": attention(), "attn": attention()}) == []
-    assert numbered({"model.layers.1.self_attn.attn": Some()}) == []  # another implementation
+    first = {"model.layers.0.self_attn.attn": attention()}
+    assert numbered(first | {"model.layers.2.self_attn.attn": attention()}) == [0]  # of a draft
+    assert numbered(first | {"a.1.layers.2.attn": attention(), "attn": attention()}) == [0]
+    assert numbered(first | {"model.layers.1.self_attn.attn": Some()}) == [0]  # another class
 
 
-def test_chunks_of_local_attention_are_left_to_vllm():
+def test_a_model_of_which_nothing_can_be_read_is_refused():
     layers = {"model.layers.0.self_attn.attn": attention()}
-    assert numbered(layers, attention_chunk_size=8192) == []
+    assert numbered({}) == []
     assert numbered(layers, attention_chunk_size=None) == [0]
-
-
-def test_values_of_another_width_are_left_to_vllm():
-    layers = {"model.layers.0.self_attn.attn": attention()}
     assert numbered(layers, head_size_v=WIDTH) == [0]
-    assert numbered(layers, head_size_v=2 * WIDTH) == []
+    with pytest.raises(UnsupportedError, match="1 attention layers: 1 attend otherwise than"):
+        numbered(layers, attention_chunk_size=8192)
+    with pytest.raises(UnsupportedError, match=f"1 have other heads than 4 of {WIDTH};"):
+        numbered(layers, head_size_v=2 * WIDTH)
+    eighth = {name: attention(kv_cache_dtype="fp8_e4m3") for name in ("layers.0.a", "layers.1.a")}
+    with pytest.raises(UnsupportedError, match="2 keep keys and values as fp8_e4m3, not as bfl"):
+        numbered(eighth)
+    with pytest.raises(UnsupportedError, match=r"1 attend .*; 1 are not among the 2 layers"):
+        numbered({"layers.0.a": attention(sliding_window=9), "layers.9.a": attention()})
 
 
 def test_what_is_refused_is_told_in_one_line(caplog):

@@ -16,13 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsefill.attention import attend_cells, attend_rows_densely
+from sparsefill.errors import UnsupportedError
 from sparsefill.estimate import estimate_cells
 from sparsefill.integrations.vllm.heads import RankHeads
 from sparsefill.integrations.vllm.metrics import counts
 from sparsefill.integrations.vllm.options import Options
 from sparsefill.integrations.vllm.plan import Plan, split
 from sparsefill.integrations.vllm.requests import Request, Requests
-from sparsefill.integrations.vllm.start import heads_of, is_plain, number_layers
+from sparsefill.integrations.vllm.start import heads_of, is_plain, number_layers, refuse
 from sparsefill.integrations.vllm.steps import Steps, log
 from sparsefill.metrics import recall
 from sparsefill.tile import causal_count, sample_rows
@@ -88,7 +89,10 @@ def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) 
 
     heads = heads_of(vllm_config, torch.device(device).type)
     every = get_layers_from_vllm_config(vllm_config, Attention)
-    readable = number_layers(every, heads, vllm_config)
+    try:
+        readable = number_layers(every, heads, vllm_config)
+    except UnsupportedError as error:
+        refuse(error)
     own = {name: number for name, number in readable.items() if name in layer_names}
     if not own:
         return None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -102,23 +103,47 @@ def number_layers(layers: Mapping[str, Any], heads: RankHeads, vllm_config: Any)
 
     Args:
         layers: vLLM's attention layers by name.
+
+    Raises:
+        UnsupportedError: there are layers, and none can be read.
     """
-    kept_as = ("auto", str(vllm_config.model_config.dtype).removeprefix("torch."))
-    known = heads.profile.architecture
-    numbers = {}
+    dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
+    numbers, reasons = {}, Counter()
     for name, layer in layers.items():
-        own, number = layer.impl, number_of(name)
-        if (
-            getattr(own, "is_plain", False)
-            and number is not None
-            and own.kv_cache_dtype in kept_as
-            and own.num_heads == heads.count
-            and own.head_size == getattr(layer, "head_size_v", own.head_size) == known.head_dim
-            and number < known.layers
-            and getattr(layer, "attention_chunk_size", None) is None
-        ):
+        number = number_of(name)
+        reason = why_left(layer, number, heads, dtype)
+        if reason is None:
             numbers[name] = number
+        else:
+            reasons[reason] += 1
+    if layers and not numbers:
+        found = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise UnsupportedError(
+            f"sparsefill can read none of the {len(layers)} attention layers: {found}; change"
+            " that, or leave out --attention-backend CUSTOM"
+        )
     return numbers
+
+
+def why_left(layer: Any, number: int | None, heads: RankHeads, dtype: str) -> str | None:
+    """Say why a layer is left to vLLM; None if it can be read sparsely.
+
+    Args:
+        number: of the layer.
+        dtype: of the model, as `bfloat16`.
+    """
+    own, known = layer.impl, heads.profile.architecture
+    is_chunked = getattr(layer, "attention_chunk_size", None) is not None
+    if is_chunked or not getattr(own, "is_plain", False):
+        return "attend otherwise than causally to all of their own keys"
+    if own.kv_cache_dtype not in ("auto", dtype):
+        return f"keep keys and values as {own.kv_cache_dtype}, not as {dtype}"
+    widths = (own.head_size, getattr(layer, "head_size_v", own.head_size))
+    if number is None or number >= known.layers:
+        return f"are not among the {known.layers} layers of the profile"
+    if own.num_heads != heads.count or widths != (known.head_dim, known.head_dim):
+        return f"have other heads than {heads.count} of {known.head_dim}"
+    return None
 
 
 def number_of(name: str) -> int | None:
