@@ -48,7 +48,7 @@ def main(
     every = [task for task in tasks_of(tasks.split(","))[0] if isinstance(task, Task)]
     sizes, haystack = parse_lengths(lengths), load_haystack()
     cells = [(task, length, i) for length in sizes for task in every for i in range(samples)]
-    rows = []
+    rows, machine = [], describe_environment()
     for task, length, index in track(cells, description="samples", console=console):
         made = Making(
             task=task.name,
@@ -72,7 +72,7 @@ def main(
                 "made_s": took_s,
             }
         )
-        body = {"tokenizer": named, "environment": describe_environment(), "rows": rows}
+        body = {"tokenizer": named, "environment": machine, "rows": rows}
         write_atomically(out, json.dumps(body, indent=1) + "\n")
     table = Table("task", *(f"{length:,}" for length in sizes))
     for task in every:

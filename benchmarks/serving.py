@@ -34,6 +34,7 @@ from sparsefill.atomic import write_atomically
 from sparsefill.data import novel
 from sparsefill.environment import describe_environment
 
+BIND = "VLLM_CPU_OMP_THREADS_BIND"  # cores of an engine on a CPU: left alone, all but one
 READERS = ("stock", "sparse")
 POSITIONS = 256  # the last of the prompt, whose next-token distributions are compared
 LIKELIEST = 1000  # tokens of each distribution
@@ -84,6 +85,7 @@ def read(job: dict[str, Any]) -> tuple[dict[str, Any], Distributions]:
         detokenize=False,
     )
     [answer] = llm.generate([prompt], sampling, use_tqdm=False)
+    llm.llm_engine.engine_core.shutdown()  # before this process ends: else it may abort
     return found, likeliest(answer.prompt_logprobs[-POSITIONS:])
 
 
@@ -188,6 +190,7 @@ def main(
             "tokens": tokens,
             "dtype": dtype,
             "vllm": version("vllm"),
+            "bound_to": os.environ.get(BIND, "as vLLM chooses"),
             "environment": describe_environment(),
             "rows": [
                 {"chunk": size, "reader": who, **found}

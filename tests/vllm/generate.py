@@ -37,6 +37,7 @@ def main(job: Path, result: Path) -> None:
                     "logprobs": [place[token].logprob for token, place in places],
                 }
             )
+    llm.llm_engine.engine_core.shutdown()  # before this process ends: else it may abort
     registry = CollectorRegistry()
     registry.register(Totals())
     metrics = generate_latest(registry).decode()
