@@ -9,7 +9,7 @@ IN_VENV = PATH="$(abspath $(BIN)):$$PATH"
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 NATIVE = CMakeLists.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test test-triton test-triton-oldest test-vllm test-vllm-smoke check sanitize always clean
+.PHONY: demo test test-triton test-triton-oldest test-vllm test-vllm-smoke test-vllm-oldest check sanitize always clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sparsefill prefill --out out/demo
@@ -49,6 +49,10 @@ test-vllm: $(VLLM_VENV)/.installed $(VLLM_VENV)/.model
 
 test-vllm-smoke: $(VLLM_VENV)/.installed
 	$(PYTEST_VLLM) -m smoke
+
+# The same on the oldest vLLM that is supported.
+test-vllm-oldest:
+	$(MAKE) VLLM=0.28.0 test-vllm-smoke
 
 $(VLLM_VENV)/.vllm: tests/vllm/alias/pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)

@@ -36,7 +36,7 @@ from sparsefill.environment import describe_environment
 
 BIND = "VLLM_CPU_OMP_THREADS_BIND"  # cores of an engine on a CPU: left alone, all but one
 READERS = ("stock", "sparse")
-POSITIONS = 256  # the last of the prompt, whose next-token distributions are compared
+POSITIONS = 256  # before the prompt's last, whose next-token distributions are compared
 LIKELIEST = 1000  # tokens of each distribution
 
 

@@ -108,6 +108,18 @@ def test_layers_beyond_the_profile_are_left_to_vllm():
     assert numbered(first | {"model.layers.1.self_attn.attn": Some()}) == [0]  # another class
 
 
+def test_layers_of_other_kinds_are_left_to_vllm_beside_those_that_are_read():
+    full = Some(impl=attention(), head_size_v=WIDTH, attention_chunk_size=None)
+    for own in (
+        Some(impl=attention(), attention_chunk_size=8192),
+        Some(impl=attention(), head_size_v=2 * WIDTH),
+    ):
+        layers = {"model.layers.0.attn": own, "model.layers.1.attn": full}
+        assert number_layers(layers, rank_heads(Dense()), config(CUSTOM)) == {
+            "model.layers.1.attn": 1
+        }
+
+
 def test_a_model_of_which_nothing_can_be_read_is_refused():
     layers = {"model.layers.0.self_attn.attn": attention()}
     assert numbered({}) == []
@@ -122,6 +134,8 @@ def test_a_model_of_which_nothing_can_be_read_is_refused():
         numbered(eighth)
     with pytest.raises(UnsupportedError, match=r"1 attend .*; 1 are not among the 2 layers"):
         numbered({"layers.0.a": attention(sliding_window=9), "layers.9.a": attention()})
+    with pytest.raises(UnsupportedError, match="1 have no number in their names"):
+        numbered({"attn": attention()})
 
 
 def test_what_is_refused_is_told_in_one_line(caplog):

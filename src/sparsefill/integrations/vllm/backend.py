@@ -23,7 +23,13 @@ from sparsefill.integrations.vllm.metrics import counts
 from sparsefill.integrations.vllm.options import Options
 from sparsefill.integrations.vllm.plan import Plan, split
 from sparsefill.integrations.vllm.requests import Request, Requests
-from sparsefill.integrations.vllm.start import heads_of, is_plain, number_layers, refuse
+from sparsefill.integrations.vllm.start import (
+    heads_of,
+    is_chosen,
+    is_plain,
+    number_layers,
+    refuse,
+)
 from sparsefill.integrations.vllm.steps import Steps, log
 from sparsefill.metrics import recall
 from sparsefill.tile import causal_count, sample_rows
@@ -82,17 +88,25 @@ class PlansSparsely:
 
 
 def _steps_of(spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> Steps | None:
-    """Set up the steps of a group of layers; None if none of them can be read sparsely."""
+    """Set up the steps of a group of layers; None if none of them can be read sparsely.
+
+    A whole model of which nothing can be read is refused, a stage of a pipeline is vLLM's own.
+    """
     from vllm.config import get_layers_from_vllm_config
     from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
     from vllm.model_executor.layers.attention import Attention
 
+    if not is_chosen(vllm_config):  # a draft model's config, for which vLLM asks us all the same
+        return None
     heads = heads_of(vllm_config, torch.device(device).type)
     every = get_layers_from_vllm_config(vllm_config, Attention)
     try:
         readable = number_layers(every, heads, vllm_config)
     except UnsupportedError as error:
-        refuse(error)
+        if vllm_config.parallel_config.pipeline_parallel_size == 1:
+            refuse(error)
+        log.warning("sparsefill: this stage of the pipeline is vLLM's own: %s", error)
+        return None
     own = {name: number for name, number in readable.items() if name in layer_names}
     if not own:
         return None

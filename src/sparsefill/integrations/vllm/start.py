@@ -139,7 +139,9 @@ def why_left(layer: Any, number: int | None, heads: RankHeads, dtype: str) -> st
     if own.kv_cache_dtype not in ("auto", dtype):
         return f"keep keys and values as {own.kv_cache_dtype}, not as {dtype}"
     widths = (own.head_size, getattr(layer, "head_size_v", own.head_size))
-    if number is None or number >= known.layers:
+    if number is None:
+        return "have no number in their names"
+    if number >= known.layers:
         return f"are not among the {known.layers} layers of the profile"
     if own.num_heads != heads.count or widths != (known.head_dim, known.head_dim):
         return f"have other heads than {heads.count} of {known.head_dim}"
