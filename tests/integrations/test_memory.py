@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -105,3 +108,28 @@ def test_estimate_stays_small_whatever_the_probe():
     with sparse_prefill(model, pattern, min_length=1), watched() as watch:
         logits_of(model, prompt(N))
     assert watch.largest < SQUARE / 2
+
+
+LOSSES = """
+import resource
+
+import torch
+
+from sparsefill.integrations.transformers.answering import ROWS, losses_of
+from sparsefill.memory import keep_freed
+
+keep_freed()
+head = torch.nn.Linear(64, 8000, bias=False)
+for parts in (2, 32):
+    with torch.inference_mode():
+        losses_of(head, torch.ones(parts * ROWS, 64), torch.zeros(parts * ROWS, dtype=torch.int64))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts KiB, as Linux does")
+def test_losses_of_more_tokens_take_no_more_memory():
+    """Logits of a part are 31 MiB in float64, and what is freed stays with the process."""
+    done = subprocess.run([sys.executable, "-c", LOSSES], stdout=subprocess.PIPE, check=True)
+    few, many = map(int, done.stdout.split())
+    assert many < few + 100

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -193,13 +193,8 @@ class TransformersReader:
                     "this model changes its logits after the output projection; losses over a"
                     " whole prompt cannot be computed part by part"
                 )
-            parts = [
-                cross_entropy(exact(rows.float()).double(), following, reduction="none")
-                for rows, following in zip(
-                    states[:-1].split(ROWS), expected.split(ROWS), strict=True
-                )
-            ]
-        return torch.cat(parts).cpu(), _timed(run, took)
+            losses = losses_of(exact, states[:-1], expected)
+        return losses.cpu(), _timed(run, took)
 
     def compare(
         self,
@@ -238,6 +233,24 @@ def end_tokens(model: nn.Module) -> frozenset[int]:
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def losses_of(
+    head: nn.Module, states: Float[Tensor, "n d"], expected: Int[Tensor, " n"]
+) -> Float64[Tensor, " n"]:
+    """Return the loss in nats of each token, `ROWS` rows of logits at a time.
+
+    Args:
+        head: output projection, in float32.
+        states: hidden state before each token.
+    """
+    # written in place: small results between large ones would keep the large ones' memory apart
+    losses = torch.empty(len(expected), dtype=torch.float64, device=states.device)
+    parts = (tensor.split(ROWS) for tensor in (states, expected, losses))
+    for rows, following, into in zip(*parts, strict=True):
+        logits = head(rows.float()).double()
+        into.copy_(cross_entropy(logits, following, reduction="none"))
+    return losses
 
 
 def _require_finite(logits: Tensor) -> None:
