@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -83,6 +84,25 @@ def test_the_mask_is_what_the_docstring_says(recipe: Recipe):
     index = recipe()
     check_invariants(index)
     assert torch.equal(index.to_mask(), mask_in_words(index))
+
+
+@given(recipe=indices() | estimates(), data=st.data())
+def test_cells_of_rows_are_those_of_the_whole(recipe: Recipe, data: st.DataObject):
+    index = recipe()
+    first = TILE * data.draw(st.integers(0, index.row_blocks - 1))
+    rows = slice(first, data.draw(st.integers(first + 1, index.n)))
+    own = index.of_rows(rows)
+    own.check_lists()
+    mask = mask_in_words(own)  # of queries that there are, at the positions that they had
+    assert torch.equal(mask, index.to_mask()[:, :, rows])
+    assert torch.equal(own.to_mask(), mask)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 130), slice(64, 64), slice(192, 256), slice(128, 64)])
+def test_rows_that_begin_inside_a_row_block_are_refused(rows: slice):
+    index = SparseIndex.from_mask(causal_mask(130, 130)[None, None])
+    with pytest.raises(ShapeError, match="rows of an index must begin at a multiple of 64"):
+        index.of_rows(rows)
 
 
 @given(recipe=indices() | estimates())

@@ -210,3 +210,14 @@ def test_merging_weighs_by_mass():
     nothing = merge_attended([Attended(*masked_attention(qkv, mask & False))] * 2)
     assert not nothing.out.any()
     assert bool((nothing.lse == -torch.inf).all())
+
+
+def test_some_rows_find_what_they_find_among_all():
+    qkv = random_qkv(h=4, g=2, n=250, m=301, dtype=torch.float32)
+    patterns = [DILATED, PATTERNS["dense"], PATTERNS["block-topk"], STRIDED]
+    rows = [slice(64, 128), slice(192, 250)]
+    whole = attend_in_stages(*qkv, patterns)
+    some = attend_in_stages(*qkv, patterns, rows=rows)
+    for every, got in zip(whole.attended, some.attended, strict=True):
+        torch.testing.assert_close(got, torch.cat([every[:, :, span] for span in rows], dim=2))
+    assert torch.equal(some.cells.density(), whole.cells.density())

@@ -90,6 +90,7 @@ def attend_in_stages(
     query_lengths: Int[Tensor, " b"] | None = None,
     key_lengths: Int[Tensor, " b"] | None = None,
     backend: BackendName = "auto",
+    rows: Sequence[slice] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Stages:
     """Do what `sparse_attention` does, and return the cells, the LSE and the times.
@@ -97,6 +98,8 @@ def attend_in_stages(
     Args:
         pattern: one for all query heads, one for each of them, or what an estimate gave for
             these lengths.
+        rows: queries to attend with, one span after the other, each from the start of a row
+            block; all when None. The cells are those of all queries either way.
         clock: reads the time in seconds; on an accelerator it should wait for the
             device first.
     """
@@ -122,7 +125,11 @@ def attend_in_stages(
             backend=backend,
         )
     estimated = clock()
-    attended = attend_cells(q, k, v, cells, scale=scale, softcap=softcap, backend=backend)
+    maths: dict[str, Any] = {"scale": scale, "softcap": softcap, "backend": backend}
+    if rows is None:
+        attended = attend_cells(q, k, v, cells, **maths)
+    else:
+        attended = attend_rows(q, k, v, cells, rows, **maths)
     return Stages(attended, cells, estimated - started, clock() - estimated)
 
 
@@ -153,6 +160,37 @@ def attend_cells(
         for to, merged in zip(before, merge_attended([before, *found]), strict=True):
             to.copy_(merged)
     return whole
+
+
+def attend_rows(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m d"],
+    cells: Cells,
+    rows: Sequence[slice],
+    *,
+    scale: float,
+    softcap: float | None,
+    backend: BackendName,
+) -> Attended:
+    """Attend with some of the queries, over the cells that are theirs, on checked inputs.
+
+    Args:
+        rows: spans of queries, each from the start of a row block.
+
+    Returns:
+        What the spans found, one after the other.
+    """
+    maths: dict[str, Any] = {"scale": scale, "softcap": softcap, "backend": backend}
+    if cells.parts:  # every second query: not spans of one index
+        whole = attend_cells(q, k, v, cells, **maths)
+        found = [Attended(*(part[:, :, span] for part in whole)) for span in rows]
+    else:
+        found = []
+        for span in rows:
+            index = cells.index.of_rows(span)
+            found.append(attend_unchecked(q[:, :, span], k, v, index, **maths))
+    return Attended(*(torch.cat(parts, dim=2) for parts in zip(*found, strict=True)))
 
 
 def attend_rows_densely(

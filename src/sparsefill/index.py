@@ -7,7 +7,7 @@ once per row block; DESIGN.md tells why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -138,6 +138,40 @@ class SparseIndex:
             n: v.contiguous() if isinstance(v, Tensor) else v for n, v in values.items()
         }
         return SparseIndex(**made)
+
+    def of_rows(self, rows: slice) -> SparseIndex:
+        """Return the cells of some queries, whose keys end at the last that they may see.
+
+        Args:
+            rows: from the start of a row block on.
+
+        Example:
+            >>> mask = torch.ones(1, 1, 130, 130, dtype=torch.bool).tril()
+            >>> one = SparseIndex.from_mask(mask).of_rows(slice(64, 128))
+            >>> one.n, one.m, one.key_lengths.tolist(), one.keys_read().tolist()
+            (64, 130, [128], [[128]])
+        """
+        first, end, _ = rows.indices(self.n)
+        if first % TILE or end <= first:
+            raise ShapeError(
+                f"rows of an index must begin at a multiple of {TILE} below {self.n} and hold"
+                f" a query, got {rows}"
+            )
+        shift = self.key_lengths - self.query_lengths + first  # key position of the first one
+        queries = (self.query_lengths - first).clamp(min=0, max=end - first)
+        queries = queries.masked_fill(shift + queries <= 0, 0)  # all before the first key
+        keys = torch.minimum(shift + queries, self.key_lengths).clamp(min=0)
+        none = (queries == 0)[:, None]  # lines of such sequences would stand elsewhere
+        blocks = slice(first // TILE, -(-end // TILE) + 1)
+        return replace(
+            self,
+            n=end - first,
+            query_lengths=queries,
+            key_lengths=keys,
+            slash_counts=self.slash_counts.masked_fill(none, 0),
+            column_counts=self.column_counts.masked_fill(none, 0),
+            row_ptr=None if self.row_ptr is None else self.row_ptr[:, :, blocks],
+        )
 
     def sorted_slash_tiles(self) -> Int32[Tensor, "b x s"]:
         """Return the slash tiles with `NEVER` past each count, ready to be searched."""

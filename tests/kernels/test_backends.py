@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsefill import Attended, Pattern, SparseIndex, attend, estimate, sparse_attention
+from sparsefill.attention import attend_cells, attend_rows
+from sparsefill.estimate import Cells
 from sparsefill.kernels import BACKENDS as REGISTERED
 from sparsefill.kernels import BackendName
 from sparsefill.metrics import dense_lse
+from sparsefill.tile import TILE
 from tests.support.closeness import MEASURABLE, assert_attended
 from tests.support.inputs import PATTERNS, Qkv, patterns_of, random_qkv, with_garbage
 from tests.support.strategies import Shape, patterns, random_index, shapes
@@ -117,6 +120,22 @@ def test_any_index(backend: BackendName, shape: Shape, shared: bool, scale: floa
     index = random_index(shape, x=shape.g if shared else shape.h)
     got = attend(*qkv, index, scale=scale, backend=backend)
     assert_attended(got, qkv, index, scale=scale)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(shape=shapes(longest=200), seed=st.integers(0, 9), data=st.data())
+def test_some_rows_find_what_they_find_among_all(
+    backend: BackendName, shape: Shape, seed: int, data: st.DataObject
+):
+    skip_unless_served(backend)
+    qkv = shape.qkv(torch.float32)
+    cells = Cells(index=random_index(shape._replace(seed=seed), x=shape.h))
+    maths: dict[str, Any] = {"scale": 0.5, "softcap": None, "backend": backend}
+    firsts = data.draw(st.lists(st.integers(0, (shape.n - 1) // TILE), min_size=1, max_size=3))
+    rows = [slice(f * TILE, data.draw(st.integers(f * TILE + 1, shape.n))) for f in firsts]
+    whole, some = attend_cells(*qkv, cells, **maths), attend_rows(*qkv, cells, rows, **maths)
+    for every, got in zip(whole, some, strict=True):
+        torch.testing.assert_close(got, torch.cat([every[:, :, span] for span in rows], dim=2))
 
 
 @pytest.mark.parametrize("name", NAMES)

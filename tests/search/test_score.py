@@ -78,3 +78,37 @@ def test_a_candidate_that_stands_twice_is_scored_once(monkeypatch: pytest.Monkey
     scores = score_layer(random_layer(N), twice)
     assert len(calls) == 2  # dense, and the candidate
     assert torch.equal(scores.error[0], scores.error[1])
+
+
+def test_long_prompts_are_scored_by_spans_of_their_queries(monkeypatch: pytest.MonkeyPatch):
+    from sparsefill.search import score
+
+    layer = random_layer(N)
+    patterns = (AShape(sink=4, window=100), VerticalSlash(verticals=30, slashes=70))
+    candidates = [(p,) * 4 for p in (*patterns, BlockTopK(blocks=3))]
+    whole = score_layer(layer, candidates)
+    monkeypatch.setattr(score, "SPANS", 2)
+    monkeypatch.setattr(score, "SPAN_BLOCKS", 2)
+    rows = torch.arange(N)
+    rows = rows[((rows >= 128) & (rows < 256)) | ((rows >= 384) & (rows < 512))]
+    scores = score_layer(layer, candidates)
+    for kind in ("cost", "density"):
+        assert torch.equal(getattr(scores, kind), getattr(whole, kind))
+    for number, pattern in enumerate((*patterns, BlockTopK(blocks=3))):
+        index = estimate(pattern, layer.q, layer.k)
+        out, lse = attend(layer.q, layer.k, layer.v, index)
+        dense = attend(layer.q, layer.k, layer.v, estimate(Dense(), layer.q, layer.k))
+        kept = recall(lse[:, :, rows], dense.lse[:, :, rows])[0].mean(-1)
+        error = output_error(out[:, :, rows], dense.out[:, :, rows])[0]
+        assert torch.allclose(scores.lost[number].float(), 1 - kept, atol=1e-5)
+        assert torch.allclose(scores.error[number].float(), error)
+        assert not torch.allclose(scores.error[number], whole.error[number])
+
+
+def test_prompts_to_8192_tokens_are_scored_whole():
+    from sparsefill.search.score import scored_rows
+
+    assert scored_rows(8192) is None
+    rows = scored_rows(8193)
+    assert rows is not None
+    assert sum(own.stop - own.start for own in rows) == 8192 - 511

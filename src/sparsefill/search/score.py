@@ -1,5 +1,8 @@
 """What candidates cost a layer, and what they lose against dense attention on one input.
 
+Of a long prompt, losses are those of `SPANS` spans of queries, evenly spread: what a search
+takes grows as the prompt does, not as its square. What candidates cost is exact.
+
 Memory is that of the layer's own tensors, times a few: recall comes from log-sum-exps, and
 the error after the output projection from d x d products, never from an n x n matrix.
 """
@@ -20,6 +23,9 @@ from sparsefill.kernels import Attended, BackendName
 from sparsefill.metrics import recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.search.space import dense_keys
+from sparsefill.tile import TILE, sample_rows
+
+SPANS, SPAN_BLOCKS = 16, 8  # 8,192 queries: a prompt of that length is scored whole
 
 Candidate = tuple[Pattern, ...] | SparseIndex  # one pattern for each head, or given cells
 KINDS = ("cost", "density", "lost", "error", "added")
@@ -59,7 +65,7 @@ class Scores:
     Args:
         cost: keys read as a share of those that dense attention reads, tiles whole.
         density: kept share of the causal cells.
-        lost: attention mass not kept, the mean over queries: 1 - recall.
+        lost: attention mass not kept, the mean over the queries that were scored: 1 - recall.
         error: |output - dense output| / |dense output| of the head itself (L2).
         added: what the head adds to the relative squared error of the layer's output.
     """
@@ -107,11 +113,19 @@ def _attend(
         layer.k,
         layer.v,
         pattern,
+        rows=scored_rows(layer.tokens),
         scale=layer.scale,
         softcap=layer.softcap,
         backend=backend,
     )
     return stages.attended, stages.cells
+
+
+def scored_rows(tokens: int) -> list[slice] | None:
+    """Return the queries whose losses are measured; None for all."""
+    if tokens <= TILE * SPAN_BLOCKS * SPANS:
+        return None
+    return sample_rows(tokens, SPANS, blocks=SPAN_BLOCKS)
 
 
 def _layer_energy(layer: Layer, out: Float[Tensor, "h n d"]) -> Float[Tensor, ""]:

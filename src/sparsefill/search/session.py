@@ -24,7 +24,7 @@ from sparsefill.patterns import Dense, Pattern, from_dict, to_dict
 from sparsefill.profile import SEARCHED, Architecture, Profile
 from sparsefill.search.choose import Choice
 from sparsefill.search.prompts import Prompt
-from sparsefill.search.score import KINDS, Layer, Scores, score_layer
+from sparsefill.search.score import KINDS, SPAN_BLOCKS, SPANS, Layer, Scores, score_layer
 from sparsefill.search.space import PAPER, SEEDS, LineCosts, Seed, Target, patterns_of
 
 # Costs, as shares of dense, among which budgets of a whole model choose. More of these do more
@@ -163,6 +163,7 @@ class Session:
             "prompts": [prompt.fingerprint() for prompt in self.prompts],
             "seeds": [asdict(seed) for seed in self.settings.starts],
             "budget": [self.settings.choice.budgets, *self.settings.costs],
+            "scored": [SPANS, SPAN_BLOCKS],
             "backend": self.backend,
             **self.identity,
         }
