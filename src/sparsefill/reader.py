@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from sparsefill.errors import InputError
 from sparsefill.patterns import Pattern, to_dict
 from sparsefill.profile import Profile
+from sparsefill.tile import TILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +27,32 @@ class Method:
         name: as the user typed it.
         cells: one pattern for all heads, or a profile.
         static: cells are found on another text, and kept for every prompt of about its length.
+        chunk: tokens that are read at a time, as servers do: cells are found for each chunk, by
+            its own last queries. None for the prompt in one piece.
     """
 
     name: str
     cells: Pattern | Profile
     static: bool = False
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and (self.static or self.chunk < TILE):
+            raise InputError(
+                f"a method reads in chunks of at least {TILE} tokens, and finds cells for each,"
+                f" got static={self.static}, chunk={self.chunk}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Describe it for a manifest: two runs with the same description read alike."""
+        how: dict[str, Any] = {"static": self.static}
+        if self.chunk is not None:
+            how["chunk"] = self.chunk
         if not isinstance(self.cells, Profile):
-            return {**to_dict(self.cells), "static": self.static}
+            return {**to_dict(self.cells), **how}
         digest = hashlib.sha256(self.cells.to_json().encode()).hexdigest()
         origin = self.cells.provenance.get("origin", "unknown")
-        return {"profile": digest, "origin": origin, "static": self.static}
+        return {"profile": digest, "origin": origin, **how}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,19 @@ def test_the_methods_of_the_paper():
         method_of("magic", PROFILE)
 
 
+def test_methods_in_chunks():
+    for name, chunk in (("minference@4k", 4096), ("a-shape:sink=4,window=64@300", 300)):
+        whole, method = method_of(name.partition("@")[0], PROFILE), method_of(name, PROFILE)
+        assert (method.name, method.cells, method.chunk) == (name, whole.cells, chunk)
+        assert method.describe() == {**whole.describe(), "chunk": chunk}
+    for name in ("minference@", "minference@4m", "full@-1", "full@0"):
+        with pytest.raises(InputError, match="must name tokens such as 4096 or 4k"):
+            method_of(name, PROFILE)
+    for name in ("static@4k", "minference@63"):
+        with pytest.raises(InputError, match="in chunks of at least 64 tokens"):
+            method_of(name, PROFILE)
+
+
 def test_copying_is_scored_by_its_words():
     task = families()["copying"]["copying/word_lists"]
     words = " ".join(f"{a}{b}{c}word." for a in "abcdef" for b in "abcdef" for c in "ghi")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
+from sparsefill.integrations.transformers import sparse_prefill
 from sparsefill.integrations.transformers.answering import (
     ROWS,
     STATIC,
@@ -23,6 +25,8 @@ from tests.support.models import generate, prompt, tiny_model
 N = 300
 FULL = Method(name="full", cells=Dense())
 SPARSE = Method(name="a-shape", cells=AShape(sink=4, window=64))
+LINES = Method(name="lines", cells=VerticalSlash(verticals=20, slashes=70, sink=4, window=64))
+CHUNKED = Method(name="lines@128", cells=LINES.cells, chunk=128)
 FAMILIES = ("llama-3", "qwen2", "gemma3")
 
 
@@ -142,6 +146,55 @@ def test_a_sparse_method_keeps_less_and_predicts_otherwise():
     same = reader.compare(FULL, ids_of(), positions=8, new_tokens=3)
     assert torch.equal(same.full.logits, same.own.logits)
     torch.testing.assert_close(same.own.logits, compared.full.logits, rtol=0, atol=0)
+
+
+def by_hand_in_chunks(reader: TransformersReader, ids: list[int]) -> tuple[Tensor, float]:
+    """Read a prompt 128 tokens at a time: all logits, and the density of each layer's cells."""
+    model: Any = reader.model
+    cache, logits, kept, cells = None, list[Tensor](), 0.0, 0
+    with (
+        torch.inference_mode(),
+        sparse_prefill(model, CHUNKED.cells, backend="torch", min_length=1) as run,
+    ):
+        for part in torch.tensor([ids]).split(128, dim=1):
+            result = model(part, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+            logits.append(result.logits[0])
+        for call in run.calls:
+            count = call.n * (call.m - call.n) + call.n * (call.n + 1) // 2
+            kept += count * (1.0 if call.density is None else float(call.density.mean()))
+            cells += count
+    return torch.cat(logits), kept / cells
+
+
+@pytest.mark.parametrize("n", [128, N, 128 * 3 + 70])
+def test_a_method_in_chunks_finds_cells_for_each(n: int):
+    reader, ids = reader_of(), ids_of(n)
+    logits, density = by_hand_in_chunks(reader, ids)
+    losses, prefill = reader.losses(CHUNKED, ids)
+    expected = cross_entropy(logits[:-1].double(), torch.tensor(ids[1:]), reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    assert prefill.density == pytest.approx(density, rel=1e-6)
+    answered = reader.answer(CHUNKED, ids, new_tokens=4)
+    assert answered.tokens[0] == int(logits[-1].argmax())
+    assert answered.prefill.density == pytest.approx(density, rel=1e-6)
+    positions = 100  # more than the last chunk of N holds
+    compared = reader.compare(CHUNKED, ids, positions=positions, new_tokens=4)
+    torch.testing.assert_close(compared.own.logits, logits[-positions:], rtol=1e-4, atol=1e-4)
+    assert float(compared.heads.density.mean()) == pytest.approx(density, rel=1e-6)
+    assert compared.own.answer == answered.tokens
+    if n > 128:  # other cells than in one piece: queries of all chunks probe
+        assert not torch.allclose(losses, reader.losses(LINES, ids)[0], atol=1e-3)
+
+
+def test_full_attention_in_chunks_is_full_attention():
+    reader, chunked = reader_of(), Method(name="full@128", cells=Dense(), chunk=128)
+    whole, _ = reader.losses(FULL, ids_of())
+    losses, prefill = reader.losses(chunked, ids_of())
+    torch.testing.assert_close(losses, whole, rtol=1e-4, atol=1e-5)
+    assert prefill.density == 1
+    answers = [reader.answer(one, ids_of(), new_tokens=6).tokens for one in (FULL, chunked)]
+    assert answers[0] == answers[1]
 
 
 def test_static_cells_come_from_another_text():

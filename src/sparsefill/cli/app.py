@@ -341,7 +341,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="full, minference, static, streaming-llm, dilated, strided, infllm, or one pattern"
-            " for all heads; may be repeated; full and minference if left out"
+            " for all heads; minference@4k reads in chunks of 4096 tokens, as servers do; may be"
+            " repeated; full and minference if left out"
         ),
     ] = None,
     profile: ProfileOption = None,

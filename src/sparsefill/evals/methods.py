@@ -6,6 +6,8 @@ All read the prompt by the same kernels and decode densely. Settings are those o
 
 from __future__ import annotations
 
+import re
+
 from sparsefill.errors import InputError
 from sparsefill.patterns import AShape, Dense, InfLLM, Interleaved, Pattern, parse_pattern
 from sparsefill.profile import Profile
@@ -26,11 +28,13 @@ PATTERNS: dict[str, Pattern] = {
 def method_of(name: str, profile: Profile) -> Method:
     """Build a method from its name: one of the paper's, or a pattern for all heads.
 
+    `minference@4k` reads in chunks of 4,096 tokens; so does any other method.
+
     Args:
         profile: what `minference` and its ablation read by.
 
     Raises:
-        InputError: no such method.
+        InputError: no such method, or none that reads in chunks.
 
     Example:
         >>> from sparsefill.profile import Architecture
@@ -38,15 +42,24 @@ def method_of(name: str, profile: Profile) -> Method:
         >>> method_of("streaming-llm", Profile.uniform(Dense(), shape)).cells
         AShape(sink=1024, window=4096)
     """
-    if name in ("minference", "static"):
-        return Method(name=name, cells=profile, static=name == "static")
-    if name in PATTERNS:
-        return Method(name=name, cells=PATTERNS[name])
+    of, at, tokens = name.partition("@")
+    chunk = None
+    if at:
+        if not (found := re.fullmatch("([1-9][0-9]*)(k?)", tokens.lower())):
+            raise InputError(
+                f"--method {of}@CHUNK must name tokens such as 4096 or 4k, got {name!r}"
+            )
+        chunk = int(found[1]) << (10 if found[2] else 0)
+    if of in ("minference", "static"):
+        return Method(name=name, cells=profile, static=of == "static", chunk=chunk)
+    if of in PATTERNS:
+        return Method(name=name, cells=PATTERNS[of], chunk=chunk)
     try:
-        return Method(name=name, cells=parse_pattern(name))
+        return Method(name=name, cells=parse_pattern(of), chunk=chunk)
     except InputError as error:
         raise InputError(
-            f"--method must be one of {', '.join(names())}, or a pattern ({error})"
+            f"--method must be one of {', '.join(names())}, or a pattern ({error}), each with"
+            " @CHUNK behind it or without"
         ) from None
 
 

@@ -21,6 +21,7 @@ from sparsefill.integrations.transformers.reading import (
     Prefilled,
     greedy_tokens,
     prefill_prompt,
+    read_parts,
 )
 from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
@@ -89,7 +90,12 @@ class TransformersReader:
     ) -> Prefilled:
         settings = self._settings(method, len(ids)) | more
         read = prefill_prompt(
-            self.model, self._ids(ids), method.cells, positions=positions, **settings
+            self.model,
+            self._ids(ids),
+            method.cells,
+            positions=positions,
+            chunk=method.chunk,
+            **settings,
         )
         _require_finite(read.logits)
         return read
@@ -179,12 +185,15 @@ class TransformersReader:
             ):
                 clock = run.clock(prompt.device)
                 started = clock()
-                last = model(prompt, use_cache=False, logits_to_keep=0).logits[0]
+                last = torch.empty(0)
+                more = {"use_cache": method.chunk is not None, "logits_to_keep": 0}
+                for part in read_parts(self.model, prompt, method.chunk, **more):
+                    last = part.logits[0]
                 took = clock() - started
         finally:
             handle.remove()
         _require_finite(last)
-        states, expected = hidden[0][0], prompt[0, 1:]
+        states, expected = torch.cat(hidden, dim=1)[0], prompt[0, 1:]
         exact = copy.deepcopy(head).float()  # logits in bfloat16 have steps of an eighth
         with torch.inference_mode():
             own = exact(states[-1:].float())

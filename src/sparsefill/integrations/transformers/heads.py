@@ -6,8 +6,10 @@ values of the sparse reading itself: at long lengths a small share of its work.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -20,17 +22,33 @@ from sparsefill.kernels import Attended
 from sparsefill.metrics import output_error, recall
 from sparsefill.profile import Architecture
 from sparsefill.reader import Heads
-from sparsefill.tile import sample_rows
+from sparsefill.tile import causal_count, sample_rows
 
 SAMPLES = 8  # row blocks of a layer: 512 queries, evenly over the prompt
 
 
+class Found(NamedTuple):
+    """What one sparse call lost.
+
+    Args:
+        queries: of the call.
+    """
+
+    layer: int
+    queries: int
+    lost: Float64[Tensor, " h"]
+    error: Float64[Tensor, " h"]
+
+
 @dataclass(kw_only=True, eq=False)
 class HeadsWatched:
-    """Compares each sparse call of one prompt with dense attention: for `on_attended`."""
+    """Compares each sparse call of one prompt with dense attention: for `on_attended`.
 
-    _recall: dict[int, Float64[Tensor, " h"]] = field(default_factory=dict, init=False)
-    _error: dict[int, Float64[Tensor, " h"]] = field(default_factory=dict, init=False)
+    Of a prompt that is read in chunks, recall and error are means over the chunks, by their
+    queries; density is that of all cells.
+    """
+
+    _found: list[Found] = field(default_factory=list, init=False)
 
     def __call__(self, call: Call, attended: Attended) -> None:
         """Measure one layer."""
@@ -40,21 +58,30 @@ class HeadsWatched:
             dense.append(attend_rows_densely(call.q, call.k, call.v, rows, **maths))
             own.append(Attended(*(part[:, :, rows] for part in attended)))
         whole, exact = (Attended(*map(_along_queries, zip(*x, strict=True))) for x in (own, dense))
-        layer = layer_of(call.module)
-        self._recall[layer] = recall(whole.lse, exact.lse).double().mean((0, 2)).cpu()
-        self._error[layer] = output_error(whole.out, exact.out).double().mean(0).cpu()
+        kept = recall(whole.lse, exact.lse).double().mean((0, 2)).cpu()
+        error = output_error(whole.out, exact.out).double().mean(0).cpu()
+        self._found.append(Found(layer_of(call.module), call.q.shape[2], 1 - kept, error))
 
     def found(self, architecture: Architecture, calls: Sequence[LayerCall]) -> Heads:
-        """Return what was measured; layers that attended densely lost nothing."""
+        """Return what was measured; calls that attended densely lost nothing.
+
+        Args:
+            calls: all of the prompt, the dense ones too.
+        """
         shape = architecture.layers, architecture.heads
-        kept, density = torch.ones(2, *shape, dtype=torch.float64)
-        error = torch.zeros(shape, dtype=torch.float64)
-        for layer, own in self._recall.items():
-            kept[layer], error[layer] = own, self._error[layer]
+        lost, error, left_out = torch.zeros(3, *shape, dtype=torch.float64)
+        queries, cells = Counter[int](), Counter[int]()
+        for call in calls:
+            queries[call.layer] += call.n
+            cells[call.layer] += causal_count(call.n, call.m)
+        for layer, n, own_lost, own_error in self._found:
+            lost[layer] += own_lost * (n / queries[layer])
+            error[layer] += own_error * (n / queries[layer])
         for call in calls:
             if call.density is not None:
-                density[call.layer] = call.density.double().mean(0)
-        return Heads(kept, error, density)
+                share = causal_count(call.n, call.m) / cells[call.layer]
+                left_out[call.layer] += (1 - call.density.double().mean(0)) * share
+        return Heads(1 - lost, error, 1 - left_out)
 
 
 def _along_queries(parts: Sequence[Tensor]) -> Tensor:

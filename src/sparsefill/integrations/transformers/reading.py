@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparsefill.errors import InputError
+from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import sparse_prefill
 from sparsefill.integrations.transformers.run import LayerCall, OnAttended, Run
 from sparsefill.kernels import BackendName
@@ -54,6 +54,7 @@ def prefill_prompt(
     backend: BackendName = "auto",
     min_length: int | None = None,
     positions: int = 1,
+    chunk: int | None = None,
     measure_recall: bool = False,
     static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
@@ -65,14 +66,15 @@ def prefill_prompt(
         pattern: a profile, one pattern for all heads, or None for the default profile.
         min_length: keys below which a layer stays dense; predicted for each head when None.
         positions: how many last positions to return logits of.
+        chunk: tokens that are read at a time, each chunk by cells of its own; all when None.
         static: cells kept from another prompt, as of `sparse_prefill`.
 
     Raises:
         InputError: the prompt is empty.
+        UnsupportedError: the model keeps nothing that a further chunk could go on from.
     """
     if input_ids.shape[1] == 0:
         raise InputError("the prompt must have at least one token, got an empty prompt")
-    call: Any = model
     with (
         torch.inference_mode(),
         sparse_prefill(
@@ -88,10 +90,39 @@ def prefill_prompt(
     ):
         clock = run.clock(input_ids.device)
         started = clock()
-        result = call(input_ids, use_cache=True, logits_to_keep=positions)
-        int(result.logits[0, -1].argmax())  # the first new token is known
+        cache, logits = None, torch.empty(0)
+        for part in read_parts(model, input_ids, chunk, use_cache=True, logits_to_keep=positions):
+            cache, own = part.past_key_values, part.logits[0]
+            logits = torch.cat([logits, own])[-positions:] if len(logits) else own
+        int(logits[-1].argmax())  # the first new token is known
         ttft_s = clock() - started
-    return Prefilled(result.past_key_values, result.logits[0].float(), ttft_s, run)
+    return Prefilled(cache, logits.float(), ttft_s, run)
+
+
+def read_parts(
+    model: nn.Module, input_ids: Int[Tensor, "1 n"], chunk: int | None, **options: Any
+) -> Iterator[Any]:
+    """Call a model with one chunk of a prompt after the other; yield what it returns.
+
+    Args:
+        chunk: tokens of each but the last; all when None.
+        options: of each call; chunks need `use_cache=True`.
+
+    Raises:
+        UnsupportedError: the model keeps nothing that a further chunk could go on from.
+    """
+    call: Any = model
+    first, *others = input_ids.split(chunk or input_ids.shape[1], dim=1)
+    result = call(first, **options)
+    yield result
+    for part in others:
+        if (cache := result.past_key_values) is None:
+            raise UnsupportedError(
+                "a model that keeps no keys and values cannot read in chunks; use a method"
+                " without @CHUNK"
+            )
+        result = call(part, past_key_values=cache, **options)
+        yield result
 
 
 def read_prompt(

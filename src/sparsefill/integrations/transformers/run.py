@@ -16,7 +16,7 @@ from sparsefill.errors import UnsupportedError
 from sparsefill.kernels import Attended, BackendName
 from sparsefill.profile import Architecture, Profile
 from sparsefill.static import StaticIndices
-from sparsefill.tile import TILE
+from sparsefill.tile import TILE, causal_count
 
 COMPILED_FROM = 128  # tokens of a prompt from which our compiled kernels may be faster
 
@@ -124,9 +124,11 @@ class Run:
 
     @property
     def density(self) -> float:
-        """Kept share of causal cells, averaged over layers and heads; dense counts as 1."""
+        """Kept share of the causal cells of all calls, the mean of heads; dense counts as 1."""
         values = [1.0 if c.density is None else float(c.density.mean()) for c in self.calls]
-        return sum(values) / len(values) if values else 1.0
+        cells = [causal_count(c.n, c.m) for c in self.calls]
+        kept = sum(own * count for own, count in zip(values, cells, strict=True))
+        return kept / sum(cells) if cells else 1.0
 
     def recall(self) -> Float[Tensor, " queries"]:
         """Gather the recall of every (layer, head, query) that was measured."""
