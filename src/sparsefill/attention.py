@@ -13,10 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsefill._checks import check_finite, check_lengths, check_maths, check_qkv
+from sparsefill.errors import ShapeError
 from sparsefill.estimate import Cells, estimate_cells
 from sparsefill.index import SparseIndex
 from sparsefill.kernels import Attended, BackendName, attend_unchecked
 from sparsefill.patterns import Dense, Pattern
+from sparsefill.tile import TILE
 
 
 class Stages(NamedTuple):
@@ -180,8 +182,15 @@ def attend_rows(
 
     Returns:
         What the spans found, one after the other.
+
+    Raises:
+        ShapeError: there is no span, or one begins inside a row block.
     """
     maths: dict[str, Any] = {"scale": scale, "softcap": softcap, "backend": backend}
+    if not rows or any((span.start or 0) % TILE for span in rows):
+        raise ShapeError(
+            f"rows must be spans of queries that begin at multiples of {TILE}, got {list(rows)}"
+        )
     if cells.parts:  # every second query: not spans of one index
         whole = attend_cells(q, k, v, cells, **maths)
         found = [Attended(*(part[:, :, span] for part in whole)) for span in rows]

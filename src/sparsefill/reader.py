@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from sparsefill.errors import InputError
-from sparsefill.patterns import Pattern, to_dict
+from sparsefill.patterns import MOST, Pattern, to_dict
 from sparsefill.profile import Profile
 from sparsefill.tile import TILE
 
@@ -27,8 +27,9 @@ class Method:
         name: as the user typed it.
         cells: one pattern for all heads, or a profile.
         static: cells are found on another text, and kept for every prompt of about its length.
-        chunk: tokens that are read at a time, as servers do: cells are found for each chunk, by
-            its own last queries. None for the prompt in one piece.
+        chunk: tokens that are read at a time, as servers do: cells are found for each chunk by
+            its own queries. Fewer than 64 at the end go with the chunk before. None for the
+            prompt in one piece.
     """
 
     name: str
@@ -37,10 +38,11 @@ class Method:
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk is not None and (self.static or self.chunk < TILE):
+        if self.chunk is not None and (self.static or not TILE <= self.chunk <= MOST):
             raise InputError(
-                f"a method reads in chunks of at least {TILE} tokens, and finds cells for each,"
-                f" got static={self.static}, chunk={self.chunk}"
+                f"a method that reads in chunks needs {TILE} to 2^31 - 1 tokens in each, and finds"
+                f" cells for each, got chunk={self.chunk}, static={self.static}; pass no chunk to"
+                " a static method"
             )
 
     def describe(self) -> dict[str, Any]:

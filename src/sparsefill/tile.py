@@ -26,18 +26,12 @@ def sample_row_blocks(tokens: int, samples: int) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def sample_rows(n: int, samples: int, *, blocks: int = 1) -> list[slice]:
-    """Choose the queries of so many row blocks, or spans of them, evenly over `n` queries.
-
-    Args:
-        blocks: of each span.
+def sample_rows(n: int, samples: int) -> list[slice]:
+    """Choose the queries of so many row blocks, evenly over `n` queries.
 
     Example:
         >>> sample_rows(150, 2)
         [slice(0, 64, None), slice(128, 150, None)]
-        >>> sample_rows(64 * 12, 2, blocks=3)
-        [slice(192, 384, None), slice(576, 768, None)]
     """
-    span = TILE * blocks
-    firsts = (span * place for place in sample_row_blocks(-(-n // blocks), samples))
-    return [slice(first, min(first + span, n)) for first in firsts]
+    firsts = (TILE * block for block in sample_row_blocks(n, samples))
+    return [slice(first, min(first + TILE, n)) for first in firsts]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +22,7 @@ from sparsefill.integrations.transformers.answering import (
 )
 from sparsefill.patterns import AShape, Dense, VerticalSlash
 from sparsefill.reader import Method, Reader
-from tests.support.models import generate, prompt, tiny_model
+from tests.support.models import LATE_ROPE, generate, prompt, tiny_model
 
 N = 300
 FULL = Method(name="full", cells=Dense())
@@ -148,29 +150,36 @@ def test_a_sparse_method_keeps_less_and_predicts_otherwise():
     torch.testing.assert_close(same.own.logits, compared.full.logits, rtol=0, atol=0)
 
 
-def by_hand_in_chunks(reader: TransformersReader, ids: list[int]) -> tuple[Tensor, float]:
-    """Read a prompt 128 tokens at a time: all logits, and the density of each layer's cells."""
+def by_hand_in_chunks(
+    reader: TransformersReader, ids: list[int], ends: list[int]
+) -> tuple[Tensor, float]:
+    """Read a prompt chunk by chunk: all logits, and the density of the first layer's cells."""
     model: Any = reader.model
-    cache, logits, kept, cells = None, list[Tensor](), 0.0, 0
-    with (
-        torch.inference_mode(),
-        sparse_prefill(model, CHUNKED.cells, backend="torch", min_length=1) as run,
-    ):
-        for part in torch.tensor([ids]).split(128, dim=1):
+    cache, logits = None, list[Tensor]()
+    sparse = sparse_prefill(model, CHUNKED.cells, backend="torch", min_length=1)
+    with torch.inference_mode(), sparse as run:
+        for start, end in pairwise([0, *ends]):
+            part = torch.tensor([ids[start:end]])
             result = model(part, past_key_values=cache, use_cache=True)
             cache = result.past_key_values
             logits.append(result.logits[0])
-        for call in run.calls:
-            count = call.n * (call.m - call.n) + call.n * (call.n + 1) // 2
-            kept += count * (1.0 if call.density is None else float(call.density.mean()))
-            cells += count
-    return torch.cat(logits), kept / cells
+    kept = sum(
+        float(call.density.mean()) * (call.n * (call.m - call.n) + call.n * (call.n + 1) / 2)
+        for call in run.calls
+        if call.density is not None
+    )
+    assert len(run.calls) == 2 * len(ends)  # of both layers, and all sparse
+    return torch.cat(logits), kept / 2 / (len(ids) * (len(ids) + 1) / 2)
 
 
-@pytest.mark.parametrize("n", [128, N, 128 * 3 + 70])
-def test_a_method_in_chunks_finds_cells_for_each(n: int):
+@pytest.mark.parametrize(
+    ("n", "ends"),
+    [(128, [128]), (191, [191]), (192, [128, 192]), (300, [128, 300]), (454, [128, 256, 384, 454])],
+    ids=["one", "too-few-left", "enough-left", "some-too-few-left", "many"],
+)
+def test_a_method_in_chunks_finds_cells_for_each(n: int, ends: list[int]):
     reader, ids = reader_of(), ids_of(n)
-    logits, density = by_hand_in_chunks(reader, ids)
+    logits, density = by_hand_in_chunks(reader, ids, ends)
     losses, prefill = reader.losses(CHUNKED, ids)
     expected = cross_entropy(logits[:-1].double(), torch.tensor(ids[1:]), reduction="none")
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
@@ -178,23 +187,59 @@ def test_a_method_in_chunks_finds_cells_for_each(n: int):
     answered = reader.answer(CHUNKED, ids, new_tokens=4)
     assert answered.tokens[0] == int(logits[-1].argmax())
     assert answered.prefill.density == pytest.approx(density, rel=1e-6)
-    positions = 100  # more than the last chunk of N holds
+    positions = 100  # more than some last chunks hold
     compared = reader.compare(CHUNKED, ids, positions=positions, new_tokens=4)
     torch.testing.assert_close(compared.own.logits, logits[-positions:], rtol=1e-4, atol=1e-4)
     assert float(compared.heads.density.mean()) == pytest.approx(density, rel=1e-6)
     assert compared.own.answer == answered.tokens
-    if n > 128:  # other cells than in one piece: queries of all chunks probe
+    continuation = (prompt(20, seed=1)[0].tolist(), 12)
+    assert reader.follow(CHUNKED, ids, [continuation])[1].density == pytest.approx(density)
+    if len(ends) > 2:  # other cells than in one piece: queries of all chunks probe
         assert not torch.allclose(losses, reader.losses(LINES, ids)[0], atol=1e-3)
 
 
-def test_full_attention_in_chunks_is_full_attention():
-    reader, chunked = reader_of(), Method(name="full@128", cells=Dense(), chunk=128)
-    whole, _ = reader.losses(FULL, ids_of())
-    losses, prefill = reader.losses(chunked, ids_of())
+@pytest.mark.parametrize("family", [*FAMILIES, *LATE_ROPE])
+def test_full_attention_in_chunks_is_full_attention(family: str):
+    chunked = Method(name="full@128", cells=Dense(), chunk=128)
+    losses, prefill = reader_of(family).losses(chunked, ids_of())  # some embeddings remember
+    whole, _ = reader_of(family).losses(FULL, ids_of())
     torch.testing.assert_close(losses, whole, rtol=1e-4, atol=1e-5)
     assert prefill.density == 1
-    answers = [reader.answer(one, ids_of(), new_tokens=6).tokens for one in (FULL, chunked)]
-    assert answers[0] == answers[1]
+    first, second = (
+        reader_of(family).answer(one, ids_of(), new_tokens=6).tokens for one in (FULL, chunked)
+    )
+    assert first == second
+    compared = reader_of(family).compare(chunked, ids_of(), positions=8, new_tokens=2)
+    assert compared.full is not compared.own  # the reference is read in one piece
+
+
+def test_density_counts_windows_as_in_one_piece():
+    reader, ids = reader_of("gemma3"), ids_of(512)
+    own, whole = (
+        reader.answer(Method(name="", cells=SPARSE.cells, chunk=chunk), ids, new_tokens=1).prefill
+        for chunk in (128, None)
+    )
+    assert own.density == pytest.approx(whole.density, abs=0.02)  # an A-shape is rounded to tiles
+    assert whole.density < 0.9
+
+
+def test_a_model_that_may_forget_the_chunk_before_is_refused():
+    config = transformers.JambaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        num_experts=2,
+        use_mamba_kernels=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    reader = TransformersReader(model=model, backend="torch")
+    with pytest.raises(UnsupportedError, match="needs causal attention in every layer, got 2 of 4"):
+        reader.losses(Method(name="full@128", cells=Dense(), chunk=128), ids_of())
 
 
 def test_static_cells_come_from_another_text():

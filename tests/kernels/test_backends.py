@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsefill import Attended, Pattern, SparseIndex, attend, estimate, sparse_attention
-from sparsefill.attention import attend_cells, attend_rows
+from sparsefill.attention import attend_cells, attend_in_stages, attend_rows
+from sparsefill.errors import ShapeError
 from sparsefill.estimate import Cells
 from sparsefill.kernels import BACKENDS as REGISTERED
 from sparsefill.kernels import BackendName
@@ -136,6 +137,13 @@ def test_some_rows_find_what_they_find_among_all(
     whole, some = attend_cells(*qkv, cells, **maths), attend_rows(*qkv, cells, rows, **maths)
     for every, got in zip(whole, some, strict=True):
         torch.testing.assert_close(got, torch.cat([every[:, :, span] for span in rows], dim=2))
+
+
+@pytest.mark.parametrize("rows", [[], [slice(10, 20)], [slice(0, 64), slice(65, 70)]], ids=str)
+def test_rows_that_are_no_row_blocks_are_refused(rows: list[slice]):
+    qkv = random_qkv(n=100, m=100)
+    with pytest.raises(ShapeError, match="begin at multiples of 64"):
+        attend_in_stages(*qkv, PATTERNS["dense"], rows=rows)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -90,7 +92,7 @@ def test_long_prompts_are_scored_by_spans_of_their_queries(monkeypatch: pytest.M
     monkeypatch.setattr(score, "SPANS", 2)
     monkeypatch.setattr(score, "SPAN_BLOCKS", 2)
     rows = torch.arange(N)
-    rows = rows[((rows >= 128) & (rows < 256)) | ((rows >= 384) & (rows < 512))]
+    rows = rows[((rows >= 192) & (rows < 320)) | (rows >= 512)]
     scores = score_layer(layer, candidates)
     for kind in ("cost", "density"):
         assert torch.equal(getattr(scores, kind), getattr(whole, kind))
@@ -109,6 +111,10 @@ def test_prompts_to_8192_tokens_are_scored_whole():
     from sparsefill.search.score import scored_rows
 
     assert scored_rows(8192) is None
-    rows = scored_rows(8193)
-    assert rows is not None
-    assert sum(own.stop - own.start for own in rows) == 8192 - 511
+    for tokens in (8193, 9000, 16384, 32768, 100_001):
+        rows = scored_rows(tokens)
+        assert rows is not None
+        seen = [row for own in rows for row in range(own.start, own.stop)]
+        assert len(seen) == len(set(seen)) == 8192 - -tokens % 64
+        assert seen[-1] == tokens - 1
+        assert max(b.start - a.stop for a, b in pairwise(rows)) <= tokens / 16

@@ -28,12 +28,12 @@ from sparsefill.engine.lockstep import (
     stops_before,
 )
 from sparsefill.engine.plan import Plan, check_files, check_way, plan_prefill
-from sparsefill.engine.rope import positions_of_the_whole
 from sparsefill.engine.saved import Saved, settings_of
 from sparsefill.engine.store import KVStore
 from sparsefill.engine.whole import LayerAttention, SideBySide, least_chunk
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import attention_layers, sparse_prefill
+from sparsefill.integrations.transformers.rope import positions_of_the_whole
 from sparsefill.integrations.transformers.run import Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import BlockTopK, InfLLM, Interleaved, Pattern

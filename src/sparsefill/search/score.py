@@ -1,7 +1,7 @@
 """What candidates cost a layer, and what they lose against dense attention on one input.
 
-Of a long prompt, losses are those of `SPANS` spans of queries, evenly spread: what a search
-takes grows as the prompt does, not as its square. What candidates cost is exact.
+Of a long prompt, losses are those of `SPANS` spans of queries, evenly spread up to its last one:
+attending grows as the prompt does, not as its square. What candidates cost is exact.
 
 Memory is that of the layer's own tensors, times a few: recall comes from log-sum-exps, and
 the error after the output projection from d x d products, never from an n x n matrix.
@@ -23,7 +23,7 @@ from sparsefill.kernels import Attended, BackendName
 from sparsefill.metrics import recall
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.search.space import dense_keys
-from sparsefill.tile import TILE, sample_rows
+from sparsefill.tile import TILE
 
 SPANS, SPAN_BLOCKS = 16, 8  # 8,192 queries: a prompt of that length is scored whole
 
@@ -123,9 +123,11 @@ def _attend(
 
 def scored_rows(tokens: int) -> list[slice] | None:
     """Return the queries whose losses are measured; None for all."""
-    if tokens <= TILE * SPAN_BLOCKS * SPANS:
+    blocks = -(-tokens // TILE)
+    if blocks <= SPANS * SPAN_BLOCKS:
         return None
-    return sample_rows(tokens, SPANS, blocks=SPAN_BLOCKS)
+    ends = (TILE * (blocks * span // SPANS) for span in range(1, SPANS + 1))
+    return [slice(end - TILE * SPAN_BLOCKS, min(end, tokens)) for end in ends]
 
 
 def _layer_energy(layer: Layer, out: Float[Tensor, "h n d"]) -> Float[Tensor, ""]:

@@ -24,8 +24,17 @@ from sparsefill.patterns import Dense, Pattern, from_dict, to_dict
 from sparsefill.profile import SEARCHED, Architecture, Profile
 from sparsefill.search.choose import Choice
 from sparsefill.search.prompts import Prompt
-from sparsefill.search.score import KINDS, SPAN_BLOCKS, SPANS, Layer, Scores, score_layer
+from sparsefill.search.score import (
+    KINDS,
+    SPAN_BLOCKS,
+    SPANS,
+    Layer,
+    Scores,
+    score_layer,
+    scored_rows,
+)
 from sparsefill.search.space import PAPER, SEEDS, LineCosts, Seed, Target, patterns_of
+from sparsefill.tile import TILE
 
 # Costs, as shares of dense, among which budgets of a whole model choose. More of these do more
 # good than more seeds: heads differ in how much they need more than in what.
@@ -163,10 +172,15 @@ class Session:
             "prompts": [prompt.fingerprint() for prompt in self.prompts],
             "seeds": [asdict(seed) for seed in self.settings.starts],
             "budget": [self.settings.choice.budgets, *self.settings.costs],
-            "scored": [SPANS, SPAN_BLOCKS],
             "backend": self.backend,
+            **({"scored": [SPANS, SPAN_BLOCKS]} if self.sampled else {}),
             **self.identity,
         }
+
+    @property
+    def sampled(self) -> bool:
+        """Tell whether the losses on some prompt are those of spans of its queries."""
+        return any(scored_rows(prompt.tokens) is not None for prompt in self.prompts)
 
     def _steps(self) -> list[tuple[int, int]]:
         layers = range(self.architecture.layers)
@@ -270,6 +284,7 @@ class Session:
                 "tool": "sparsefill search",
                 "prompts": [prompt.provenance() for prompt in self.prompts],
                 "aligned_on": self.prompts[0].tokens,
+                **({"scored_queries": TILE * SPANS * SPAN_BLOCKS} if self.sampled else {}),
                 "budget": self.settings.budget,
                 **asdict(choice),
                 "calibration": {

@@ -189,6 +189,7 @@ class TransformersReader:
                 more = {"use_cache": method.chunk is not None, "logits_to_keep": 0}
                 for part in read_parts(self.model, prompt, method.chunk, **more):
                     last = part.logits[0]
+                    del part  # and its cache, before there are logits
                 took = clock() - started
         finally:
             handle.remove()
@@ -225,7 +226,7 @@ class TransformersReader:
         prefill = _timed(read.run, read.ttft_s)
         heads = watched.found(read.run.profile.architecture, read.run.calls)
         del read  # its cache, before there is another
-        if full is None and method.cells == Dense():
+        if full is None and method.cells == Dense() and method.chunk is None:
             full = own
         elif full is None:
             read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)

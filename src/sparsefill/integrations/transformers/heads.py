@@ -1,7 +1,7 @@
 """What each head loses to dense attention, measured while a prompt is read.
 
-A few row blocks of each layer are attended to densely as well, with the queries, keys and
-values of the sparse reading itself: at long lengths a small share of its work.
+A few row blocks of each call are attended to densely as well, with the queries, keys and
+values of the sparse reading itself: of long calls a small share.
 """
 
 from __future__ import annotations

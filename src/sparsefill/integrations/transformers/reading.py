@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sparsefill.errors import InputError, UnsupportedError
-from sparsefill.integrations.transformers import sparse_prefill
+from sparsefill.integrations.transformers import attention_layers, sparse_prefill
+from sparsefill.integrations.transformers.rope import positions_of_the_whole
 from sparsefill.integrations.transformers.run import LayerCall, OnAttended, Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
 from sparsefill.static import StaticIndices
+from sparsefill.tile import TILE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +73,7 @@ def prefill_prompt(
 
     Raises:
         InputError: the prompt is empty.
-        UnsupportedError: the model keeps nothing that a further chunk could go on from.
+        UnsupportedError: the model cannot read in chunks.
     """
     if input_ids.shape[1] == 0:
         raise InputError("the prompt must have at least one token, got an empty prompt")
@@ -105,24 +107,37 @@ def read_parts(
     """Call a model with one chunk of a prompt after the other; yield what it returns.
 
     Args:
-        chunk: tokens of each but the last; all when None.
+        chunk: tokens of each but the last, which takes those that would be too few for a row
+            block of their own; all when None.
         options: of each call; chunks need `use_cache=True`.
 
     Raises:
-        UnsupportedError: the model keeps nothing that a further chunk could go on from.
+        UnsupportedError: a layer of the model is no attention, and may forget the chunk before.
     """
     call: Any = model
-    first, *others = input_ids.split(chunk or input_ids.shape[1], dim=1)
-    result = call(first, **options)
-    yield result
-    for part in others:
-        if (cache := result.past_key_values) is None:
-            raise UnsupportedError(
-                "a model that keeps no keys and values cannot read in chunks; use a method"
-                " without @CHUNK"
-            )
-        result = call(part, past_key_values=cache, **options)
-        yield result
+    if chunk is None:
+        yield call(input_ids, **options)
+        return
+    _require_attention_alone(model)
+    tokens = input_ids.shape[1]
+    starts = [s for s in range(0, tokens, chunk) if s == 0 or tokens - s >= TILE]
+    cache: dict[str, Any] = {}
+    with positions_of_the_whole(model, tokens):
+        for start, end in pairwise([*starts, tokens]):
+            result = call(input_ids[:, start:end], **cache, **options)
+            cache = {"past_key_values": result.past_key_values}
+            yield result
+
+
+def _require_attention_alone(model: nn.Module) -> None:
+    """Refuse models with layers that some releases start anew with every call."""
+    config: Any = model.config
+    layers, found = config.get_text_config().num_hidden_layers, len(attention_layers(model))
+    if found != layers:
+        raise UnsupportedError(
+            f"reading in chunks needs causal attention in every layer, got {found} of {layers} in"
+            f" {type(model).__name__}; use a method without @CHUNK"
+        )
 
 
 def read_prompt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -124,11 +125,17 @@ class Run:
 
     @property
     def density(self) -> float:
-        """Kept share of the causal cells of all calls, the mean of heads; dense counts as 1."""
-        values = [1.0 if c.density is None else float(c.density.mean()) for c in self.calls]
-        cells = [causal_count(c.n, c.m) for c in self.calls]
-        kept = sum(own * count for own, count in zip(values, cells, strict=True))
-        return kept / sum(cells) if cells else 1.0
+        """Kept share of the causal cells of a layer's calls, the mean of layers and heads.
+
+        Dense calls count as 1.
+        """
+        kept, cells = defaultdict[int, float](float), defaultdict[int, int](int)
+        for call in self.calls:
+            count = causal_count(call.n, call.m)
+            kept[call.layer] += count * (1 if call.density is None else float(call.density.mean()))
+            cells[call.layer] += count
+        shares = [kept[layer] / count for layer, count in cells.items()]
+        return sum(shares) / len(shares) if shares else 1.0
 
     def recall(self) -> Float[Tensor, " queries"]:
         """Gather the recall of every (layer, head, query) that was measured."""
