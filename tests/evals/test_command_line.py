@@ -68,7 +68,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(tiny: Path, words: Path, out: Path, *more: str) -> list[str]:
     fixed = ["--model", str(tiny), "--haystack", str(words), "--out", str(out)]
-    methods = ["--method", "static", "--method", "full", "--method", "a-shape:sink=4,window=64"]
+    chunked = "a-shape:sink=4,window=64@500"
+    methods = ["--method", "static", "--method", "full", "--method", chunked]
     return ["eval", *TASKS, *fixed, *methods, "--lengths", "1500", "--samples", "2", *more]
 
 
@@ -182,6 +183,8 @@ def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):
     ("more", "message"),
     [
         (["--method", "magic"], "--method must be one of"),
+        (["--method", "full@some"], "must name tokens such as 4096 or 4k"),
+        (["--method", "static@4k"], "pass no chunk to a static method"),
         (["--template", "html"], "template must be one of"),
         (["--rules", "house"], "rules must be one of"),
         (["--haystack", "nowhere"], "there is no file or folder nowhere"),
