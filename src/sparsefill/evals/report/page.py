@@ -83,15 +83,16 @@ class Page:
         summary = self.summary
         lengths = ", ".join(map(words.length, summary.lengths(*summary.tasks)))
         return (
-            f"{len(summary.results.rows):,} answers: {len(summary.tasks)} tasks at {lengths}"
+            f"{words.counted(len(summary.results.rows), 'reading')}:"
+            f" {words.counted(len(summary.tasks), 'task')} at {lengths}"
             f" tokens by {', '.join(summary.methods)}."
         )
 
     def _sections(self) -> Iterator[tuple[str, Sequence[Child]]]:
         summary = self.summary
         groups = groups_of(summary)
-        yield "Scores", list(self._scores(groups))
         scored = scored_tasks(summary, summary.tasks)
+        yield "Scores" if scored else "Samples", list(self._scores(groups))
         if summary.against is None:
             yield "Differences", [element("p", "Full attention was not run: nothing to compare.")]
         elif summary.others and scored:

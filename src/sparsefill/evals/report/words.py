@@ -20,6 +20,16 @@ def length(tokens: int) -> str:
     return f"{tokens:,}"
 
 
+def counted(count: int, thing: str) -> str:
+    """Write how many there are of what takes an s.
+
+    Example:
+        >>> counted(1, "task"), counted(1200, "reading")
+        ('1 task', '1,200 readings')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def points(share: float | None, *, sign: bool = False) -> str:
     """Write a share in points of 100.
 
