@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from sparsefill.cli import eval as cli
 from sparsefill.cli.app import app
-from sparsefill.cli.eval import parse_lengths
 from sparsefill.errors import InputError
 from sparsefill.evals.folder import hold
+from sparsefill.evals.lengths import parse_lengths
 from sparsefill.evals.results import load_run
 from sparsefill.evals.rows import Key
 from sparsefill.evals.runner import Plan

@@ -95,7 +95,7 @@ def test_methods_in_chunks():
         whole, method = method_of(name.partition("@")[0], PROFILE), method_of(name, PROFILE)
         assert (method.name, method.cells, method.chunk) == (name, whole.cells, chunk)
         assert method.describe() == {**whole.describe(), "chunk": chunk}
-    for name in ("minference@", "minference@4m", "full@-1", "full@0"):
+    for name in ("minference@", "minference@4q", "full@-1", "full@0"):
         with pytest.raises(InputError, match="must name tokens such as 4096 or 4k"):
             method_of(name, PROFILE)
     for name in ("static@4k", "minference@63", "minference@9999999999k"):

@@ -22,7 +22,7 @@ from sparsefill.integrations.transformers.answering import (
 )
 from sparsefill.patterns import AShape, Dense, VerticalSlash
 from sparsefill.reader import Method, Reader
-from tests.support.models import LATE_ROPE, generate, prompt, tiny_model
+from tests.support.models import LATE_ROPE, SIZES, generate, logits_in_chunks, prompt, tiny_model
 
 N = 300
 FULL = Method(name="full", cells=Dense())
@@ -154,22 +154,16 @@ def by_hand_in_chunks(
     reader: TransformersReader, ids: list[int], ends: list[int]
 ) -> tuple[Tensor, float]:
     """Read a prompt chunk by chunk: all logits, and the density of the first layer's cells."""
-    model: Any = reader.model
-    cache, logits = None, list[Tensor]()
-    sparse = sparse_prefill(model, CHUNKED.cells, backend="torch", min_length=1)
-    with torch.inference_mode(), sparse as run:
-        for start, end in pairwise([0, *ends]):
-            part = torch.tensor([ids[start:end]])
-            result = model(part, past_key_values=cache, use_cache=True)
-            cache = result.past_key_values
-            logits.append(result.logits[0])
+    sizes = [end - start for start, end in pairwise([0, *ends[:-1]])]
+    with sparse_prefill(reader.model, CHUNKED.cells, backend="torch", min_length=1) as run:
+        logits = logits_in_chunks(reader.model, torch.tensor([ids]), sizes)[0]
     kept = sum(
         float(call.density.mean()) * (call.n * (call.m - call.n) + call.n * (call.n + 1) / 2)
         for call in run.calls
         if call.density is not None
     )
     assert len(run.calls) == 2 * len(ends)  # of both layers, and all sparse
-    return torch.cat(logits), kept / 2 / (len(ids) * (len(ids) + 1) / 2)
+    return logits, kept / 2 / (len(ids) * (len(ids) + 1) / 2)
 
 
 @pytest.mark.parametrize(
@@ -224,21 +218,11 @@ def test_density_counts_windows_as_in_one_piece():
 
 
 def test_a_model_that_may_forget_the_chunk_before_is_refused():
-    config = transformers.JambaConfig(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        num_experts=2,
-        use_mamba_kernels=False,
-    )
+    hybrid = {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}
+    config = transformers.JambaConfig(**SIZES, **hybrid, num_experts=2)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     reader = TransformersReader(model=model, backend="torch")
-    with pytest.raises(UnsupportedError, match="needs causal attention in every layer, got 2 of 4"):
+    with pytest.raises(UnsupportedError, match="needs causal attention in every layer, got 1 of 2"):
         reader.losses(Method(name="full@128", cells=Dense(), chunk=128), ids_of())
 
 

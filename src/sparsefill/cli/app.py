@@ -383,7 +383,8 @@ def evaluate(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what sparse attention costs in answers; a run that was stopped goes on."""
-    from sparsefill.cli.eval import Request, parse_lengths, run_eval
+    from sparsefill.cli.eval import Request, run_eval
+    from sparsefill.evals.lengths import parse_lengths
 
     with clear_errors(remedy="pass shorter --lengths or a smaller model"):
         run_eval(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,7 +23,6 @@ from sparsefill.cli.inputs import (
     warn,
 )
 from sparsefill.environment import describe_environment
-from sparsefill.errors import InputError
 from sparsefill.evals.folder import hold
 from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.ledger import Ledger
@@ -146,32 +143,6 @@ def _measure(
         run(plan, reader, making, ledger, watch.note)
     console.print(watch.table())
     console.print(f"wrote {request.out}; `sparsefill report {request.out}` makes a page of it")
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Read lengths as people write them; `first:last:count` are so many, equally far apart.
-
-    Raises:
-        InputError: one is no number of tokens.
-
-    Example:
-        >>> parse_lengths("500,4k,1m"), parse_lengths("1000:1m:3")
-        ([500, 4096, 1048576], [1000, 524788, 1048576])
-    """
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20}
-    one = r"([1-9][0-9]*)([km]?)"
-    lengths: list[int] = []
-    for own in text.lower().split(","):
-        found = re.fullmatch(f"{one}(?::{one}:([1-9][0-9]*))?", own.strip())
-        if found is None:
-            raise InputError(
-                f"--lengths must be numbers such as 4096,8k,1m or 1k:100k:20, got {text!r}"
-            )
-        first = int(found[1]) * units[found[2]]
-        last = first if found[3] is None else int(found[3]) * units[found[4]]
-        steps = np.linspace(first, last, int(found[5] or 1))
-        lengths += [int(step) for step in np.round(steps)]
-    return lengths
 
 
 def _word_list(tasks: Sequence[Measurable]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ All read the prompt by the same kernels and decode densely. Settings are those o
 
 from __future__ import annotations
 
-import re
-
 from sparsefill.errors import InputError
+from sparsefill.evals.lengths import parse_length
 from sparsefill.patterns import AShape, Dense, InfLLM, Interleaved, Pattern, parse_pattern
 from sparsefill.profile import Profile
 from sparsefill.reader import Method
@@ -43,13 +42,12 @@ def method_of(name: str, profile: Profile) -> Method:
         AShape(sink=1024, window=4096)
     """
     of, at, tokens = name.partition("@")
-    chunk = None
-    if at:
-        if not (found := re.fullmatch("([1-9][0-9]*)(k?)", tokens.lower())):
-            raise InputError(
-                f"--method {of}@CHUNK must name tokens such as 4096 or 4k, got {name!r}"
-            )
-        chunk = int(found[1]) << (10 if found[2] else 0)
+    try:
+        chunk = parse_length(tokens) if at else None
+    except InputError:
+        raise InputError(
+            f"--method {of}@CHUNK must name tokens such as 4096 or 4k, got {name!r}"
+        ) from None
     if of in ("minference", "static"):
         return Method(name=name, cells=profile, static=of == "static", chunk=chunk)
     if of in PATTERNS:

@@ -173,14 +173,14 @@ class Session:
             "seeds": [asdict(seed) for seed in self.settings.starts],
             "budget": [self.settings.choice.budgets, *self.settings.costs],
             "backend": self.backend,
-            **({"scored": [SPANS, SPAN_BLOCKS]} if self.sampled else {}),
+            **self._scored_queries(),
             **self.identity,
         }
 
-    @property
-    def sampled(self) -> bool:
-        """Tell whether the losses on some prompt are those of spans of its queries."""
-        return any(scored_rows(prompt.tokens) is not None for prompt in self.prompts)
+    def _scored_queries(self) -> dict[str, int]:
+        """Tell how many queries were scored, if some prompt has more."""
+        sampled = any(scored_rows(prompt.tokens) is not None for prompt in self.prompts)
+        return {"scored_queries": TILE * SPANS * SPAN_BLOCKS} if sampled else {}
 
     def _steps(self) -> list[tuple[int, int]]:
         layers = range(self.architecture.layers)
@@ -284,7 +284,7 @@ class Session:
                 "tool": "sparsefill search",
                 "prompts": [prompt.provenance() for prompt in self.prompts],
                 "aligned_on": self.prompts[0].tokens,
-                **({"scored_queries": TILE * SPANS * SPAN_BLOCKS} if self.sampled else {}),
+                **self._scored_queries(),
                 "budget": self.settings.budget,
                 **asdict(choice),
                 "calibration": {

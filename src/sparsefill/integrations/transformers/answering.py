@@ -194,17 +194,19 @@ class TransformersReader:
         finally:
             handle.remove()
         _require_finite(last)
-        states, expected = torch.cat(hidden, dim=1)[0], prompt[0, 1:]
+        states = [own[0] for own in hidden]  # of each chunk
         exact = copy.deepcopy(head).float()  # logits in bfloat16 have steps of an eighth
         with torch.inference_mode():
-            own = exact(states[-1:].float())
+            own = exact(states[-1][-1:].float())
             if (own - last.float()).norm() > SAME * own.norm():
                 raise UnsupportedError(
                     "this model changes its logits after the output projection; losses over a"
                     " whole prompt cannot be computed part by part"
                 )
-            losses = losses_of(exact, states[:-1], expected)
-        return losses.cpu(), _timed(run, took)
+            states[-1] = states[-1][:-1]
+            expected = prompt[0, 1:].split([len(own) for own in states])
+            parts = [losses_of(exact, *part) for part in zip(states, expected, strict=True)]
+        return torch.cat(parts).cpu(), _timed(run, took)
 
     def compare(
         self,

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from sparsefill.attention import attend_rows_densely
 from sparsefill.integrations.transformers.hook import Call
-from sparsefill.integrations.transformers.run import LayerCall, layer_of
+from sparsefill.integrations.transformers.run import LayerCall, density_of_layers, layer_of
 from sparsefill.kernels import Attended
 from sparsefill.metrics import output_error, recall
 from sparsefill.profile import Architecture
 from sparsefill.reader import Heads
-from sparsefill.tile import causal_count, sample_rows
+from sparsefill.tile import sample_rows
 
 SAMPLES = 8  # row blocks of a layer: 512 queries, evenly over the prompt
 
@@ -69,19 +69,17 @@ class HeadsWatched:
             calls: all of the prompt, the dense ones too.
         """
         shape = architecture.layers, architecture.heads
-        lost, error, left_out = torch.zeros(3, *shape, dtype=torch.float64)
-        queries, cells = Counter[int](), Counter[int]()
+        lost, error = torch.zeros(2, *shape, dtype=torch.float64)
+        density = torch.ones(shape, dtype=torch.float64)
+        queries = Counter[int]()
         for call in calls:
             queries[call.layer] += call.n
-            cells[call.layer] += causal_count(call.n, call.m)
         for layer, n, own_lost, own_error in self._found:
             lost[layer] += own_lost * (n / queries[layer])
             error[layer] += own_error * (n / queries[layer])
-        for call in calls:
-            if call.density is not None:
-                share = causal_count(call.n, call.m) / cells[call.layer]
-                left_out[call.layer] += (1 - call.density.double().mean(0)) * share
-        return Heads(1 - lost, error, 1 - left_out)
+        for layer, own in density_of_layers(calls).items():
+            density[layer] = own
+        return Heads(1 - lost, error, density)
 
 
 def _along_queries(parts: Sequence[Tensor]) -> Tensor:

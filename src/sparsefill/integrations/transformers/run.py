@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from sparsefill.errors import UnsupportedError
@@ -129,12 +129,7 @@ class Run:
 
         Dense calls count as 1.
         """
-        kept, cells = defaultdict[int, float](float), defaultdict[int, int](int)
-        for call in self.calls:
-            count = causal_count(call.n, call.m)
-            kept[call.layer] += count * (1 if call.density is None else float(call.density.mean()))
-            cells[call.layer] += count
-        shares = [kept[layer] / count for layer, count in cells.items()]
+        shares = [float(own.mean()) for own in density_of_layers(self.calls).values()]
         return sum(shares) / len(shares) if shares else 1.0
 
     def recall(self) -> Float[Tensor, " queries"]:
@@ -176,6 +171,22 @@ class Run:
             self.calls.append(call)
         if self.on_call is not None:
             self.on_call(call)
+
+
+def density_of_layers(calls: Iterable[LayerCall]) -> dict[int, Float64[Tensor, " h"]]:
+    """Return the kept share of the causal cells of each layer's calls, by query head.
+
+    Of a layer that is always dense it is a single 1.
+    """
+    kept: dict[int, Tensor] = {}
+    cells = Counter[int]()
+    for call in calls:
+        count = causal_count(call.n, call.m)
+        dense = torch.ones(1, dtype=torch.float64)
+        own = dense if call.density is None else call.density.double().mean(0).cpu()
+        kept[call.layer] = kept.get(call.layer, 0) + own * count
+        cells[call.layer] += count
+    return {layer: own / cells[layer] for layer, own in kept.items()}
 
 
 def architecture_of(config: Any) -> Architecture:
