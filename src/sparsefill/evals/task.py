@@ -103,8 +103,8 @@ class Task:
         make: makes a sample.
         score: compares an answer with references; 1 is right.
         offline: no downloaded file is needed.
-        settles: the score asks what an answer contains, so that one that is right stays right
-            whatever follows: it is decoded no further.
+        settled: a score that nothing that follows can lower. An answer that it finds right is
+            decoded no further.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Task:
     make: Make
     score: Score
     offline: bool = True
-    settles: bool = False
+    settled: Score | None = None
 
     def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
         """Make a sample, and return what has it answered by a method, and scores that.
@@ -125,7 +125,7 @@ class Task:
         ids, decode = making.prompter.ids(sample), making.prompter.decode
 
         def settled(tokens: list[int]) -> bool:
-            return self.settles and self.score(decode(tokens), sample.references) == 1
+            return self.settled is not None and self.settled(decode(tokens), sample.references) == 1
 
         def measure(reader: Reader, method: Method) -> Outcome:
             answered = reader.answer(method, ids, new_tokens=sample.new_tokens, settled=settled)

@@ -49,7 +49,7 @@ class Variant:
         buffer: tokens of the length that text and needle leave free, where wording and answer
             do not need as many: 200 in the original, so that short prompts fall short of it.
         new_tokens: the most tokens of an answer.
-        settles: an answer that is right stays right, as of `Task`.
+        settled: the score once nothing that follows can lower it, as of `Task`.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Variant:
     depths: int
     buffer: int = 0
     new_tokens: int
-    settles: bool = False
+    settled: Score
 
 
 def place(index: int, depths: int) -> tuple[int, int]:
@@ -181,6 +181,18 @@ def stand_in_for_judge(said: str, references: Sequence[str]) -> float:
     return sum(reference.casefold() in words for reference in references) / len(references)
 
 
+def words_ended(said: str, references: Sequence[str]) -> float:
+    """Return what `stand_in_for_judge` gives without the last word, which may go on.
+
+    Example:
+        >>> words_ended("on a sunny day", ["sunny", "day"])
+        0.5
+        >>> words_ended("on a sunny day.", ["sunny", "day"])
+        1.0
+    """
+    return stand_in_for_judge(re.sub(r"\w+$", "", said), references)
+
+
 def _magic_number(draw: random.Random) -> Needle:
     city, number = draw.choice(CITIES), str(draw.randint(10**6, 10**7 - 1))
     return Needle(
@@ -212,7 +224,7 @@ MINFERENCE = Variant(
     judged_by="digits in the answer",
     depths=10,
     new_tokens=32,
-    settles=True,
+    settled=digits_found,
 )
 CLASSIC = Variant(  # its first message was the system's; not every template has one
     name="needle/classic",
@@ -224,6 +236,7 @@ CLASSIC = Variant(  # its first message was the system's; not every template has
     judged_by="share of key words, a stand-in for the GPT judge",
     depths=35,
     new_tokens=300,
+    settled=words_ended,
 )
 
 
@@ -234,7 +247,7 @@ def needle_task(variant: Variant) -> Task:
         new_tokens=variant.new_tokens,
         make=partial(make_needle, variant),
         score=variant.score,
-        settles=variant.settles,
+        settled=variant.settled,
     )
 
 

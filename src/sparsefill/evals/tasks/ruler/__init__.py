@@ -14,7 +14,7 @@ from sparsefill.evals.tasks.ruler import cwe, fwe, niah, qa, qa_files, qa_synthe
 def _task(name: str, new_tokens: int, make: Make, score: Score = score_all, **own: bool) -> Task:
     """Describe a task; answers are scored by what they contain, and so settle."""
     return Task(
-        name=f"ruler/{name}", new_tokens=new_tokens, make=make, score=score, settles=True, **own
+        name=f"ruler/{name}", new_tokens=new_tokens, make=make, score=score, settled=score, **own
     )
 
 
