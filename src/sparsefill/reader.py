@@ -24,18 +24,21 @@ class Method:
     """How prompts are read.
 
     Args:
-        name: as the user typed it.
+        name: as the user may type it.
         cells: one pattern for all heads, or a profile.
         static: cells are found on another text, and kept for every prompt of about its length.
         chunk: tokens that are read at a time, as servers do: cells are found for each chunk by
             its own queries. Fewer than 64 at the end go with the chunk before. None for the
             prompt in one piece.
+        keys: of each layer and head that decoding keeps, those that the prompt's last queries
+            attend to most (SnapKV); all when None.
     """
 
     name: str
     cells: Pattern | Profile
     static: bool = False
     chunk: int | None = None
+    keys: int | None = None
 
     def __post_init__(self) -> None:
         if self.chunk is not None and (self.static or not TILE <= self.chunk <= MOST):
@@ -44,12 +47,19 @@ class Method:
                 f" cells for each, got chunk={self.chunk}, static={self.static}; pass no chunk to"
                 " a static method"
             )
+        if self.keys is not None and (self.chunk is not None or not TILE <= self.keys <= MOST):
+            raise InputError(
+                f"a method that decodes with some of the keys needs {TILE} to 2^31 - 1 of them, and"
+                f" a prompt in one piece, got keys={self.keys}, chunk={self.chunk}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Describe it for a manifest: two runs with the same description read alike."""
         how: dict[str, Any] = {"static": self.static}
         if self.chunk is not None:
             how["chunk"] = self.chunk
+        if self.keys is not None:
+            how["keys"] = self.keys
         if not isinstance(self.cells, Profile):
             return {**to_dict(self.cells), **how}
         digest = hashlib.sha256(self.cells.to_json().encode()).hexdigest()

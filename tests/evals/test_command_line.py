@@ -177,6 +177,8 @@ def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):
         assert 0.9 * 1500 < row.tokens + row.new_tokens <= 1500 + 32 * (key.task[0] == "f")
     assert run.manifest.recall
     assert "recall/0/0" not in result.output  # heads are for the report
+    again = call(*arguments(tiny, words, tmp_path / "run", "--recall"))
+    assert "every sample was measured before" in again.output
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,8 @@ def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):
         (["--method", "magic"], "--method must be one of"),
         (["--method", "full@some"], "must name tokens such as 4096 or 4k"),
         (["--method", "static@4k"], "pass no chunk to a static method"),
+        (["--method", "full@4k+snapkv"], "a prompt in one piece"),
+        (["--method", "full+snapkv"], "kvpress"),  # not there, or for an older transformers
         (["--template", "html"], "template must be one of"),
         (["--rules", "house"], "rules must be one of"),
         (["--haystack", "nowhere"], "there is no file or folder nowhere"),

@@ -103,6 +103,37 @@ def test_methods_in_chunks():
             method_of(name, PROFILE)
 
 
+def test_methods_that_decode_with_some_keys():
+    for name, keys in (("full+snapkv", 4096), ("a-shape:sink=4,window=64+snapkv=300", 300)):
+        whole, method = method_of(name.partition("+")[0], PROFILE), method_of(name, PROFILE)
+        assert (method.name, method.cells, method.keys) == (name, whole.cells, keys)
+        assert method.describe() == {**whole.describe(), "keys": keys}
+    assert method_of("static+snapkv", PROFILE).static
+    for name in ("full+snapkv=", "full+snapkv=4q", "full+snapkv:4k", "full+snapkv4k"):
+        with pytest.raises(InputError, match="must name tokens such as 4096 or 4k"):
+            method_of(name, PROFILE)
+    for name in ("full@4k+snapkv", "full+snapkv=63"):
+        with pytest.raises(InputError, match="needs 64 to 2\\^31 - 1 of them, and a prompt in one"):
+            method_of(name, PROFILE)
+    with pytest.raises(InputError, match="must be one of full"):
+        method_of("full+quest", PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("typed", "called"),
+    [
+        ("minference@4096", "minference@4k"),
+        ("minference@4K", "minference@4k"),
+        ("full@1048576", "full@1m"),
+        ("full@4097", "full@4097"),
+        ("full+snapkv=4096", "full+snapkv"),
+        ("full+snapkv=1024", "full+snapkv=1k"),
+    ],
+)
+def test_a_method_has_one_name(typed: str, called: str):
+    assert method_of(typed, PROFILE).name == called
+
+
 def test_copying_is_scored_by_its_words():
     task = families()["copying"]["copying/word_lists"]
     words = " ".join(f"{a}{b}{c}word." for a in "abcdef" for b in "abcdef" for c in "ghi")

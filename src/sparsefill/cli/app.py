@@ -341,8 +341,9 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="full, minference, static, streaming-llm, dilated, strided, infllm, or one pattern"
-            " for all heads; minference@4k reads in chunks of 4096 tokens, as servers do; may be"
-            " repeated; full and minference if left out"
+            " for all heads; minference@4k reads in chunks of 4096 tokens, as servers do;"
+            " minference+snapkv=4k decodes with 4096 keys of each head; may be repeated; full and"
+            " minference if left out"
         ),
     ] = None,
     profile: ProfileOption = None,

@@ -36,6 +36,7 @@ from sparsefill.evals.tasks import tasks_of
 from sparsefill.evals.tasks.ruler.words import word_list
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
+from sparsefill.integrations.transformers.snapkv import require_press
 from sparsefill.profile import Profile
 from sparsefill.search import synthetic_prompt
 
@@ -84,7 +85,10 @@ def _measure(
     loaded = load_to_read(console, request, dtype=dtype, device=device)
     prompter = Prompter(tokenizer=loaded.tokenizer, template=request.template)
     profile = profile_to_read(loaded, given)
-    methods = [method_of(name, profile) for name in dict.fromkeys(request.methods)]
+    asked = [method_of(name, profile) for name in request.methods]
+    methods = list({method.name: method for method in asked}.values())
+    if any(method.keys is not None for method in methods):
+        require_press()
     lengths = sorted(set(request.lengths))
     beyond = "it runs, but its answers say little about the methods"
     if remark := beyond_positions(loaded, lengths[-1], beyond):
@@ -141,7 +145,10 @@ def _measure(
                 task.prepare(making(task.name, length, request.samples - 1))
     with _Watch(console, plan) as watch:
         run(plan, reader, making, ledger, watch.note)
-    console.print(watch.table())
+    if watch.scores:
+        console.print(watch.table())
+    else:
+        console.print("every sample was measured before")
     console.print(f"wrote {request.out}; `sparsefill report {request.out}` makes a page of it")
 
 

@@ -28,6 +28,17 @@ def parse_length(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
+def short_length(tokens: int) -> str:
+    """Write a number of tokens as `parse_length` reads it, as short as it goes.
+
+    Example:
+        >>> short_length(500), short_length(4096), short_length(1048576)
+        ('500', '4k', '1m')
+    """
+    unit = max((u for u, size in UNITS.items() if tokens % size == 0), key=UNITS.__getitem__)
+    return f"{tokens // UNITS[unit]}{unit}"
+
+
 def parse_lengths(text: str) -> list[int]:
     """Read lengths; `first:last:count` are so many, equally far apart.
 

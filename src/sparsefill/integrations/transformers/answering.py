@@ -24,6 +24,7 @@ from sparsefill.integrations.transformers.reading import (
     read_parts,
 )
 from sparsefill.integrations.transformers.run import Run
+from sparsefill.integrations.transformers.snapkv import keeping, require_kept
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import Profile
@@ -89,14 +90,17 @@ class TransformersReader:
         self, method: Method, ids: Sequence[int], *, positions: int = 1, **more: Any
     ) -> Prefilled:
         settings = self._settings(method, len(ids)) | more
-        read = prefill_prompt(
-            self.model,
-            self._ids(ids),
-            method.cells,
-            positions=positions,
-            chunk=method.chunk,
-            **settings,
-        )
+        with keeping(self.model, method.keys, len(ids)):
+            read = prefill_prompt(
+                self.model,
+                self._ids(ids),
+                method.cells,
+                positions=positions,
+                chunk=method.chunk,
+                **settings,
+            )
+        if method.keys is not None:
+            require_kept(read.cache, min(method.keys, len(ids)))
         _require_finite(read.logits)
         return read
 
@@ -114,17 +118,20 @@ class TransformersReader:
         """
         read = self._read(method, ids)
         started = time.perf_counter()
-        answer = self._decode(read, new_tokens, settled)
+        answer = self._decode(method, read, new_tokens, settled)
         return Answered(answer, _timed(read.run, read.ttft_s), time.perf_counter() - started)
 
     def _decode(
         self,
+        method: Method,
         read: Prefilled,
         count: int,
         settled: Callable[[list[int]], bool] | None = None,
     ) -> list[int]:
         ends, answer = end_tokens(self.model), list[int]()
-        for token in islice(greedy_tokens(self.model, read.cache, read.logits), count):
+        position = None if method.keys is None else read.tokens
+        decoding = greedy_tokens(self.model, read.cache, read.logits, position=position)
+        for token in islice(decoding, count):
             if token in ends:
                 break
             answer.append(token)
@@ -149,9 +156,12 @@ class TransformersReader:
                     f"of a continuation of {len(tokens)} tokens at least one and not all are"
                     f" judged, got {judged}"
                 )
+            following: dict[str, Any] = {}
+            if method.keys is not None:  # the cache does not tell how many were before
+                following["position_ids"] = self._ids(range(read.tokens, read.tokens + len(tokens)))
             with torch.inference_mode():
                 own = copy.deepcopy(read.cache)  # some kinds of cache cannot be cut back
-                result = call(self._ids(tokens), past_key_values=own, use_cache=True)
+                result = call(self._ids(tokens), past_key_values=own, use_cache=True, **following)
             logits = result.logits[0, -judged - 1 : -1].double()
             expected = torch.tensor(tokens[-judged:], device=logits.device)
             losses = cross_entropy(logits, expected, reduction="none")
@@ -168,6 +178,11 @@ class TransformersReader:
         """
         if len(ids) < 2:
             raise InputError(f"losses need at least 2 tokens, got {len(ids)}")
+        if method.keys is not None:
+            raise InputError(
+                f"losses of a prompt know nothing of decoding, got {method.name}; use the method"
+                " without +snapkv"
+            )
         prompt, model = self._ids(ids), _callable(self.model)
         head: Any = model.get_output_embeddings()
         hidden: list[Tensor] = []
@@ -224,15 +239,16 @@ class TransformersReader:
         """
         watched = HeadsWatched()
         read = self._read(method, ids, positions=positions, on_attended=watched)
-        own = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+        own = Predicted(read.logits.cpu(), self._decode(method, read, new_tokens))
         prefill = _timed(read.run, read.ttft_s)
         heads = watched.found(read.run.profile.architecture, read.run.calls)
         del read  # its cache, before there is another
-        if full is None and method.cells == Dense() and method.chunk is None:
+        dense = Method(name=method.name, cells=Dense())
+        if full is None and method == dense:
             full = own
         elif full is None:
-            read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
-            full = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
+            read = self._read(dense, ids, positions=positions)
+            full = Predicted(read.logits.cpu(), self._decode(dense, read, new_tokens))
         return Compared(full, own, heads, prefill)
 
 

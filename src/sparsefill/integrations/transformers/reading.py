@@ -42,6 +42,7 @@ class Reading:
 class Prefilled(NamedTuple):
     """A prompt that was read: what decoding goes on from, and what reading it took."""
 
+    tokens: int  # of the prompt
     cache: Any  # of transformers; None where the model keeps none
     logits: Float[Tensor, "positions vocabulary"]  # float32
     ttft_s: float
@@ -98,7 +99,7 @@ def prefill_prompt(
             logits = torch.cat([logits, own])[-positions:] if len(logits) else own
         int(logits[-1].argmax())  # the first new token is known
         ttft_s = clock() - started
-    return Prefilled(cache, logits.float(), ttft_s, run)
+    return Prefilled(input_ids.shape[1], cache, logits.float(), ttft_s, run)
 
 
 def read_parts(
@@ -165,21 +166,30 @@ def read_prompt(
 
 
 def greedy_tokens(
-    model: nn.Module, cache: Any, logits: Float[Tensor, "positions vocabulary"]
+    model: nn.Module,
+    cache: Any,
+    logits: Float[Tensor, "positions vocabulary"],
+    *,
+    position: int | None = None,
 ) -> Iterator[int]:
     """Decode the tokens that follow a prompt, each time the likeliest, as many as are taken.
 
     Args:
         cache: keys and values of the prompt; without them the first token is all there is.
         logits: of the prompt's last positions.
+        position: of the first new token, where the cache does not hold all keys before it.
     """
     call: Any = model
     token, device = int(logits[-1].argmax()), next(model.parameters()).device
     yield token
+    own: dict[str, Tensor] = {}
     while cache is not None:
+        if position is not None:
+            own = {"position_ids": torch.tensor([[position]], device=device)}
+            position += 1
         with torch.inference_mode():
             result = call(
-                torch.tensor([[token]], device=device), past_key_values=cache, use_cache=True
+                torch.tensor([[token]], device=device), past_key_values=cache, use_cache=True, **own
             )
         token, cache = int(result.logits[0, -1].argmax()), result.past_key_values
         yield token
