@@ -9,7 +9,7 @@ IN_VENV = PATH="$(abspath $(BIN)):$$PATH"
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 NATIVE = CMakeLists.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test test-triton test-triton-oldest test-vllm test-vllm-smoke test-vllm-oldest test-snapkv check sanitize always clean
+.PHONY: demo test test-triton test-triton-oldest test-vllm test-vllm-smoke test-vllm-oldest check sanitize always clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sparsefill prefill --out out/demo
@@ -72,19 +72,6 @@ $(VLLM_VENV)/.installed: $(VLLM_VENV)/.vllm pyproject.toml $(NATIVE)
 	$(VLLM_PIP) install --no-deps -e . jaxtyping wadler-lindig
 	touch $@
 
-# Decoding with the keys that kvpress keeps, which wants transformers before 5.3.
-SNAPKV_VENV = .venv-snapkv
-SNAPKV_PIP = $(SNAPKV_VENV)/bin/python -m pip --disable-pip-version-check
-
-test-snapkv: $(SNAPKV_VENV)/.installed
-	$(SNAPKV_VENV)/bin/python -m pytest tests/integrations/test_snapkv.py
-
-$(SNAPKV_VENV)/.installed: pyproject.toml $(NATIVE)
-	$(PYTHON) -m venv $(SNAPKV_VENV)
-	tools/install_torch.sh $(SNAPKV_VENV)/bin/python
-	$(SNAPKV_PIP) install -e ".[snapkv]" beartype hypothesis pytest pytest-timeout
-	touch $@
-
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -124,4 +111,4 @@ $(VENV)/.dev: $(VENV)/.model pyproject.toml $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-snapkv .venv-vllm-* out build dist
+	rm -rf $(VENV) .venv-vllm-* out build dist

@@ -59,7 +59,7 @@ class Method:
         if self.chunk is not None:
             how["chunk"] = self.chunk
         if self.keys is not None:
-            how["keys"] = self.keys
+            how["decode"] = {"snapkv": self.keys}
         if not isinstance(self.cells, Profile):
             return {**to_dict(self.cells), **how}
         digest = hashlib.sha256(self.cells.to_json().encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import signal
@@ -181,6 +182,22 @@ def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):
     assert "every sample was measured before" in again.output
 
 
+def test_what_keeps_some_keys_is_told(tiny: Path, words: Path, tmp_path: Path):
+    run, out = tmp_path / "run", tmp_path / "report"
+    fixed = ["--model", str(tiny), "--haystack", str(words), "--lengths", "1500", "--samples", "1"]
+    methods = ["--method", "full+snapkv=2k", "--method", "full+snapkv=100"]
+    result = call("eval", "copying", *fixed, *methods, "--out", str(run))
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "full+snapkv=2k keeps 2048 keys of each head: prompts of so many tokens or" in said
+    assert "full+snapkv=100 keeps" not in said
+    all_keys, some_keys = load_run(run).rows.values()
+    assert some_keys.values != all_keys.values
+    assert call("report", str(run), "--out", str(out)).exit_code == 0
+    page = html.unescape((out / "report.html").read_text("utf-8"))
+    assert 'full+snapkv=100: {"snapkv": 100}; full+snapkv=2k: {"snapkv": 2048}; dense' in page
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -188,7 +205,7 @@ def test_rows_and_what_is_said_of_them(tiny: Path, words: Path, tmp_path: Path):
         (["--method", "full@some"], "must name tokens such as 4096 or 4k"),
         (["--method", "static@4k"], "pass no chunk to a static method"),
         (["--method", "full@4k+snapkv"], "a prompt in one piece"),
-        (["--method", "full+snapkv"], "kvpress"),  # not there, or for an older transformers
+        (["--method", "full+snapkv"], "reads as without +snapkv; leave out one of the two"),
         (["--template", "html"], "template must be one of"),
         (["--rules", "house"], "rules must be one of"),
         (["--haystack", "nowhere"], "there is no file or folder nowhere"),

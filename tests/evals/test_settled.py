@@ -81,3 +81,4 @@ def test_a_word_that_may_go_on_settles_nothing():
     assert classic.settled is not None
     assert classic.settled("a sunny day", ["sunny", "day"]) < 1
     assert classic.score("a sunny day", ["sunny", "day"]) == 1
+    assert classic.settled("a sunny day\ufffd", ["sunny", "day"]) < 1  # the first byte of a letter

@@ -107,7 +107,7 @@ def test_methods_that_decode_with_some_keys():
     for name, keys in (("full+snapkv", 4096), ("a-shape:sink=4,window=64+snapkv=300", 300)):
         whole, method = method_of(name.partition("+")[0], PROFILE), method_of(name, PROFILE)
         assert (method.name, method.cells, method.keys) == (name, whole.cells, keys)
-        assert method.describe() == {**whole.describe(), "keys": keys}
+        assert method.describe() == {**whole.describe(), "decode": {"snapkv": keys}}
     assert method_of("static+snapkv", PROFILE).static
     for name in ("full+snapkv=", "full+snapkv=4q", "full+snapkv:4k", "full+snapkv4k"):
         with pytest.raises(InputError, match="must name tokens such as 4096 or 4k"):

@@ -1,18 +1,12 @@
-"""Decoding with some of the keys: those that are dropped are gone, the others stay in place."""
+"""Decoding with some of the keys: which are kept, and where they stand for what follows."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sparsefill.errors import InputError, UnsupportedError
@@ -20,61 +14,94 @@ from sparsefill.integrations.transformers import snapkv
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.patterns import AShape, Dense
 from sparsefill.reader import Method
-from tests.support.models import prompt, tiny_model
+from tests.support.models import exact_model, prompt, tiny_model
 
 N, KEPT = 300, 100
 FULL = Method(name="full", cells=Dense())
 SOME = Method(name="full+snapkv=100", cells=Dense(), keys=KEPT)
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("llama-3", {}),
+    ("llama-3.1", {}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+    ("phi3", {"sliding_window": 2000}),  # of which nothing is seen here
+    ("phi3", {"partial_rotary_factor": 0.5}),
+    ("glm4", {}),
+    ("gemma2", {"sliding_window": 2000}),  # bounds its scores
+    ("longrope", {}),
+]
 ids = prompt(N)[0].tolist()
 
 
-@dataclass
-class LastKeys:
-    """Stands in for kvpress: keeps the last keys."""
+def reader_of(family: str = "llama-3", **options: Any) -> TransformersReader:
+    attention = "eager" if family.startswith("gemma2") else "sdpa"
+    return TransformersReader(model=tiny_model(family, attention, **options), backend="torch")
 
-    compression_ratio: float
-    window_size: int
-    kernel_size: int
 
-    @contextmanager
-    def __call__(self, model: Any) -> Iterator[None]:
-        def drop(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            layer = kwargs["past_key_values"].layers[module.layer_idx]
-            kept = int(layer.keys.shape[2] * (1 - self.compression_ratio))
-            layer.keys, layer.values = layer.keys[:, :, -kept:], layer.values[:, :, -kept:]
+def shares_of(weights: Tensor, groups: int) -> Tensor:
+    """Score keys as the paper does, of all attention weights (1, h, n, n); one row a key head."""
+    last = weights[0, :, -32:, :-32].mean(1)
+    spread = sum(torch.nn.functional.pad(last, (2, 2))[:, i : i + N - 32] for i in range(5)) / 5
+    return torch.as_tensor(spread).unflatten(0, (groups, -1)).mean(1)
 
-        layers = [layer.self_attn for layer in model.model.layers]
-        handles = [own.register_forward_hook(drop, with_kwargs=True) for own in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_the_keys_that_the_last_queries_attend_to_are_kept(family: str, options: dict[str, Any]):
+    reader = reader_of(family, **options)
+    read, whole = reader._read(SOME, ids), reader._read(FULL, ids)
+    assert torch.equal(read.logits, whole.logits)
+    with torch.no_grad():
+        exact = exact_model(family, **options)(torch.tensor([ids]), output_attentions=True)
+    for own, every, weights in zip(
+        read.cache.layers, whole.cache.layers, exact.attentions, strict=True
+    ):
+        assert own.keys.shape == own.values.shape == (1, 2, KEPT, every.keys.shape[3])
+        for head, shares in enumerate(shares_of(weights, groups=2)):
+            keys, kept = every.keys[0, head], own.keys[0, head]
+            places = torch.cdist(kept, keys).argmin(-1)
+            assert torch.equal(kept, keys[places])
+            assert torch.equal(own.values[0, head], every.values[0, head, places])
+            assert places.tolist() == sorted(set(places.tolist()))
+            assert places[-32:].tolist() == [*range(N - 32, N)]
+            chosen = torch.zeros(N - 32).bool()
+            chosen[places[:-32]] = True
+            assert shares[chosen].min() >= shares[~chosen].max() - 1e-6
+
+
+def test_the_keys_of_a_sparse_prefill_are_kept_too():
+    reader, cells = reader_of(), AShape(sink=4, window=64)
+    read = reader._read(Method(name="some", cells=cells, keys=KEPT), ids)
+    whole = reader._read(Method(name="all", cells=cells), ids)
+    last = read.cache.layers[1].keys[0, 0, -32:]
+    assert torch.equal(last, whole.cache.layers[1].keys[0, 0, -32:])
+    assert not torch.equal(last, reader._read(FULL, ids).cache.layers[1].keys[0, 0, -32:])
+    assert read.run.density < 0.6
 
 
 @pytest.fixture
 def last_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapkv, "requires", lambda name: ["transformers>=4"])
-    monkeypatch.setitem(sys.modules, "kvpress", SimpleNamespace(SnapKVPress=LastKeys))
+    """Keep the last keys, which a mask can say for all heads and layers."""
+
+    def last(q: Tensor, k: Tensor, keys: int, **_: Any) -> Tensor:
+        return torch.arange(k.shape[2] - keys, k.shape[2]).expand(k.shape[1], -1)
+
+    monkeypatch.setattr(snapkv, "chosen_keys", last)
 
 
-def reader_of(family: str = "llama-3") -> TransformersReader:
-    return TransformersReader(model=tiny_model(family), backend="torch")
-
-
-def logits_after(model: Any, more: list[int]) -> torch.Tensor:
+def logits_after(model: Any, more: list[int]) -> Tensor:
     """Read prompt and more, whose rows see the last keys of the prompt, and each other."""
     n = N + len(more)
-    seen = torch.ones(n, n).tril().bool()
-    seen[N:, : N - KEPT] = False
+    hidden = torch.ones(n, n).triu(1).bool()
+    hidden[N:, : N - KEPT] = True
+    mask = torch.zeros(1, 1, n, n).masked_fill(hidden, torch.finfo(torch.float32).min)
     with torch.no_grad():
-        return model(torch.tensor([ids + more]), attention_mask=seen[None, None]).logits[0, N:]
+        return model(torch.tensor([ids + more]), attention_mask=mask).logits[0, N:]
 
 
 @pytest.mark.usefixtures("last_keys")
-@pytest.mark.parametrize("family", ["llama-3", "llama-3.1", "qwen2", "phi3"])
-def test_keys_keep_their_distance_to_what_is_decoded(family: str):
-    reader = reader_of(family)
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_keys_keep_their_distance_to_what_is_decoded(family: str, options: dict[str, Any]):
+    reader = reader_of(family, **options)
     answer = reader.answer(SOME, ids, new_tokens=6).tokens
     assert answer[:1] == reader.answer(FULL, ids, new_tokens=1).tokens  # told by the prompt
     assert answer[1:] == logits_after(reader.model, answer[:-1]).argmax(-1).tolist()
@@ -90,78 +117,36 @@ def test_keys_keep_their_distance_to_what_is_decoded(family: str):
         assert prefill.density == 1
 
 
-@pytest.mark.usefixtures("last_keys")
-def test_a_prompt_with_no_more_keys_than_are_kept_is_read_as_without():
-    reader, whole = reader_of(), Method(name="", cells=Dense(), keys=N)
-    assert (
-        reader.answer(whole, ids, new_tokens=6).tokens
-        == reader.answer(FULL, ids, new_tokens=6).tokens
-    )
+def test_a_prompt_with_no_more_keys_than_are_kept_is_answered_as_without():
+    for family in ("llama-3", "gemma2"):
+        reader, whole = reader_of(family), Method(name="", cells=Dense(), keys=N)
+        expected = reader.answer(FULL, ids, new_tokens=6).tokens
+        assert reader.answer(whole, ids, new_tokens=6).tokens == expected
 
 
-@pytest.mark.usefixtures("last_keys")
-def test_fidelity_is_judged_against_decoding_with_all_keys():
+def test_predictions_within_a_prompt_are_not_told_by_decoding():
     reader = reader_of()
-    compared = reader.compare(SOME, ids, positions=4, new_tokens=6)
-    assert torch.equal(compared.full.logits, compared.own.logits)
-    assert compared.full.answer == reader.answer(FULL, ids, new_tokens=6).tokens
-    assert compared.own.answer == reader.answer(SOME, ids, new_tokens=6).tokens
-    assert compared.own.answer != compared.full.answer
+    said = r"know nothing of decoding, got full\+snapkv=100"
+    with pytest.raises(InputError, match=said):
+        reader.losses(SOME, ids)
+    with pytest.raises(InputError, match=said):
+        reader.compare(SOME, ids, positions=4, new_tokens=6)
 
 
-def test_losses_of_a_prompt_are_not_told_by_decoding():
-    with pytest.raises(InputError, match=r"know nothing of decoding, got full\+snapkv=100"):
-        reader_of().losses(SOME, ids)
+@pytest.mark.parametrize("family", ["mistral-window", "gemma2", "gemma3"])
+def test_layers_that_see_a_window_alone_are_refused(family: str):
+    with pytest.raises(UnsupportedError, match="layer 0 attends to the last 48 tokens"):
+        reader_of(family).answer(SOME, ids, new_tokens=1)
+    reader = reader_of("mistral", sliding_window=310)
+    assert len(reader.answer(SOME, ids, new_tokens=10).tokens) == 10
+    with pytest.raises(UnsupportedError, match="among all keys of prompt and answer, 311"):
+        reader.answer(SOME, ids, new_tokens=11)
+    with pytest.raises(UnsupportedError, match="among all keys of prompt and answer, 320"):
+        reader.follow(SOME, ids, [([5] * 20, 12), ([5] * 9, 2)])
 
 
-@pytest.mark.usefixtures("last_keys")
-def test_keys_that_were_not_dropped_are_found_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(LastKeys, "__call__", lambda self, model: contextmanager(iter)([None]))
-    with pytest.raises(UnsupportedError, match=r"should leave 100 keys in each layer, got \[300\]"):
-        reader_of().answer(SOME, ids, new_tokens=1)
-
-
-@pytest.mark.parametrize(
-    ("needed", "said"),
-    [
-        (None, r"needs kvpress; run: pip install 'sparsefill\[snapkv\]'"),
-        (["numpy", "transformers<4,>=3"], r"kvpress 9 needs transformers<4,>=3, got \d"),
-    ],
-)
-def test_what_is_missing_is_told(
-    needed: list[str] | None, said: str, monkeypatch: pytest.MonkeyPatch
-):
-    def requires(name: str) -> list[str]:
-        if needed is None:
-            raise PackageNotFoundError(name)
-        return needed
-
-    monkeypatch.setattr(snapkv, "requires", requires)
-    monkeypatch.setattr(snapkv, "version", lambda name: "9")
-    with pytest.raises(UnsupportedError, match=said):
-        reader_of().answer(SOME, ids, new_tokens=1)
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("kvpress"), reason="kvpress is not installed")
-@pytest.mark.filterwarnings("ignore:'pipes' is deprecated:DeprecationWarning")  # of its imports
-@pytest.mark.parametrize("family", ["llama-3", "qwen2", "phi3"])
-def test_kvpress_keeps_what_the_last_queries_attend_to(family: str):
-    reader = reader_of(family)
-    for cells in (Dense(), AShape(sink=4, window=64)):
-        method = Method(name="some", cells=cells, keys=KEPT)
-        read = reader._read(method, ids)
-        whole = reader._read(Method(name="all", cells=cells), ids)
-        for own, every in zip(read.cache.layers, whole.cache.layers, strict=True):
-            assert own.keys.shape[2] == own.values.shape[2] == KEPT
-            for head in range(2):  # each a key of the prompt, the last ones among them
-                places = [
-                    int((every.keys[0, head] - key).norm(dim=-1).argmin())
-                    for key in own.keys[0, head]
-                ]
-                torch.testing.assert_close(own.keys[0, head], every.keys[0, head, places])
-                torch.testing.assert_close(own.values[0, head], every.values[0, head, places])
-                assert {*range(N - snapkv.WINDOW, N)} <= {*places}
-        torch.testing.assert_close(read.logits, whole.logits)
-        assert len(reader.answer(method, ids, new_tokens=6).tokens) == 6
-    model: Any = reader.model
-    assert not model.model.layers[0].self_attn._forward_hooks
+def test_a_cache_without_the_keys_of_each_layer_is_refused():
+    keeping = snapkv.Keeping(KEPT, N, {0: torch.zeros(2, KEPT).long()})
+    for cache in (None, reader_of()._read(FULL, ids).cache):
+        with pytest.raises(UnsupportedError, match="each of the 1 attention layers, got"):
+            keeping.keep(cache)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import transformers
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sparsefill import AShape, Dense, UnsupportedError
 from sparsefill.integrations.transformers import sparse_prefill
@@ -54,6 +57,15 @@ def test_hidden_states_are_given():
     with torch.inference_mode(), sparse_prefill(model, Dense(), min_length=1):
         result = model(ids, output_hidden_states=True)
     assert len(result.hidden_states) == 3
+
+
+def test_arguments_come_in_the_order_of_transformers():
+    """Whoever wraps attention functions may pass the first ones by place."""
+    theirs, ours = (
+        [*inspect.signature(function).parameters][:6]
+        for function in (sdpa_attention_forward, sparsefill_attention)
+    )
+    assert ours == theirs
 
 
 def test_dropout_is_refused():

@@ -1,7 +1,7 @@
 """The methods of the paper's tables: full attention, MInference, its ablations, the baselines.
 
-All read the prompt by the same kernels and decode densely. Settings are those of Jiang et al.
-2024, section 4 (arXiv:2407.02490).
+All read the prompt by the same kernels and decode with all keys, unless SnapKV drops some. Settings
+are those of Jiang et al. 2024, section 4 (arXiv:2407.02490).
 """
 
 from __future__ import annotations

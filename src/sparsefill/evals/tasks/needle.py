@@ -184,13 +184,15 @@ def stand_in_for_judge(said: str, references: Sequence[str]) -> float:
 def words_ended(said: str, references: Sequence[str]) -> float:
     """Return what `stand_in_for_judge` gives without the last word, which may go on.
 
+    So may a character whose bytes are not all there: it is decoded as U+FFFD.
+
     Example:
         >>> words_ended("on a sunny day", ["sunny", "day"])
         0.5
         >>> words_ended("on a sunny day.", ["sunny", "day"])
         1.0
     """
-    return stand_in_for_judge(re.sub(r"\w+$", "", said), references)
+    return stand_in_for_judge(re.sub(r"[\w\ufffd]+$", "", said), references)
 
 
 def _magic_number(draw: random.Random) -> Needle:

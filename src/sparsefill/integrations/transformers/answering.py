@@ -24,7 +24,7 @@ from sparsefill.integrations.transformers.reading import (
     read_parts,
 )
 from sparsefill.integrations.transformers.run import Run
-from sparsefill.integrations.transformers.snapkv import keeping, require_kept
+from sparsefill.integrations.transformers.snapkv import Keeping
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Dense, Pattern
 from sparsefill.profile import Profile
@@ -87,22 +87,31 @@ class TransformersReader:
         return torch.tensor([list(ids)], device=next(self.model.parameters()).device)
 
     def _read(
-        self, method: Method, ids: Sequence[int], *, positions: int = 1, **more: Any
+        self,
+        method: Method,
+        ids: Sequence[int],
+        *,
+        positions: int = 1,
+        following: int = 0,
+        **more: Any,
     ) -> Prefilled:
         settings = self._settings(method, len(ids)) | more
-        with keeping(self.model, method.keys, len(ids)):
-            read = prefill_prompt(
-                self.model,
-                self._ids(ids),
-                method.cells,
-                positions=positions,
-                chunk=method.chunk,
-                **settings,
-            )
-        if method.keys is not None:
-            require_kept(read.cache, min(method.keys, len(ids)))
+        keeping = None
+        if method.keys is not None and method.keys < len(ids):
+            keeping = Keeping(method.keys, len(ids) + following)
+            settings["on_qkv"] = keeping.choose
+        read = prefill_prompt(
+            self.model,
+            self._ids(ids),
+            method.cells,
+            positions=positions,
+            chunk=method.chunk,
+            **settings,
+        )
         _require_finite(read.logits)
-        return read
+        if keeping is None:
+            return read
+        return read._replace(cache=keeping.keep(read.cache), position=len(ids))
 
     def answer(
         self,
@@ -116,21 +125,19 @@ class TransformersReader:
 
         The answer ends before the first token that ends texts of the model.
         """
-        read = self._read(method, ids)
+        read = self._read(method, ids, following=new_tokens)
         started = time.perf_counter()
-        answer = self._decode(method, read, new_tokens, settled)
+        answer = self._decode(read, new_tokens, settled)
         return Answered(answer, _timed(read.run, read.ttft_s), time.perf_counter() - started)
 
     def _decode(
         self,
-        method: Method,
         read: Prefilled,
         count: int,
         settled: Callable[[list[int]], bool] | None = None,
     ) -> list[int]:
         ends, answer = end_tokens(self.model), list[int]()
-        position = None if method.keys is None else read.tokens
-        decoding = greedy_tokens(self.model, read.cache, read.logits, position=position)
+        decoding = greedy_tokens(self.model, read.cache, read.logits, position=read.position)
         for token in islice(decoding, count):
             if token in ends:
                 break
@@ -148,7 +155,8 @@ class TransformersReader:
             continuations: tokens, and how many of the last of them are judged: fewer than
                 there are.
         """
-        read = self._read(method, ids)
+        longest = max((len(tokens) for tokens, _ in continuations), default=0)
+        read = self._read(method, ids, following=longest)
         call, followed = _callable(self.model), []
         for tokens, judged in continuations:
             if not 0 < judged < len(tokens):
@@ -156,12 +164,13 @@ class TransformersReader:
                     f"of a continuation of {len(tokens)} tokens at least one and not all are"
                     f" judged, got {judged}"
                 )
-            following: dict[str, Any] = {}
-            if method.keys is not None:  # the cache does not tell how many were before
-                following["position_ids"] = self._ids(range(read.tokens, read.tokens + len(tokens)))
+            more: dict[str, Any] = {}
+            if read.position is not None:
+                at = range(read.position, read.position + len(tokens))
+                more = {"position_ids": self._ids(at)}
             with torch.inference_mode():
                 own = copy.deepcopy(read.cache)  # some kinds of cache cannot be cut back
-                result = call(self._ids(tokens), past_key_values=own, use_cache=True, **following)
+                result = call(self._ids(tokens), past_key_values=own, use_cache=True, **more)
             logits = result.logits[0, -judged - 1 : -1].double()
             expected = torch.tensor(tokens[-judged:], device=logits.device)
             losses = cross_entropy(logits, expected, reduction="none")
@@ -178,11 +187,7 @@ class TransformersReader:
         """
         if len(ids) < 2:
             raise InputError(f"losses need at least 2 tokens, got {len(ids)}")
-        if method.keys is not None:
-            raise InputError(
-                f"losses of a prompt know nothing of decoding, got {method.name}; use the method"
-                " without +snapkv"
-            )
+        _require_all_keys(method)
         prompt, model = self._ids(ids), _callable(self.model)
         head: Any = model.get_output_embeddings()
         hidden: list[Tensor] = []
@@ -237,18 +242,18 @@ class TransformersReader:
         Args:
             full: what an earlier call told of full attention on this prompt.
         """
+        _require_all_keys(method)
         watched = HeadsWatched()
         read = self._read(method, ids, positions=positions, on_attended=watched)
-        own = Predicted(read.logits.cpu(), self._decode(method, read, new_tokens))
+        own = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
         prefill = _timed(read.run, read.ttft_s)
         heads = watched.found(read.run.profile.architecture, read.run.calls)
         del read  # its cache, before there is another
-        dense = Method(name=method.name, cells=Dense())
-        if full is None and method == dense:
+        if full is None and method.cells == Dense() and method.chunk is None:
             full = own
         elif full is None:
-            read = self._read(dense, ids, positions=positions)
-            full = Predicted(read.logits.cpu(), self._decode(dense, read, new_tokens))
+            read = self._read(Method(name="full", cells=Dense()), ids, positions=positions)
+            full = Predicted(read.logits.cpu(), self._decode(read, new_tokens))
         return Compared(full, own, heads, prefill)
 
 
@@ -279,6 +284,14 @@ def losses_of(
         logits = head(rows.float()).double()
         into.copy_(cross_entropy(logits, following, reduction="none"))
     return losses
+
+
+def _require_all_keys(method: Method) -> None:
+    if method.keys is not None:
+        raise InputError(
+            f"predictions within a prompt know nothing of decoding, got {method.name}; use the"
+            " method without +snapkv"
+        )
 
 
 def _require_finite(logits: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsefill.errors import InputError, UnsupportedError
 from sparsefill.integrations.transformers import attention_layers, sparse_prefill
 from sparsefill.integrations.transformers.rope import positions_of_the_whole
-from sparsefill.integrations.transformers.run import LayerCall, OnAttended, Run
+from sparsefill.integrations.transformers.run import LayerCall, OnAttended, OnQKV, Run
 from sparsefill.kernels import BackendName
 from sparsefill.patterns import Pattern
 from sparsefill.profile import Profile
@@ -42,11 +42,11 @@ class Reading:
 class Prefilled(NamedTuple):
     """A prompt that was read: what decoding goes on from, and what reading it took."""
 
-    tokens: int  # of the prompt
     cache: Any  # of transformers; None where the model keeps none
     logits: Float[Tensor, "positions vocabulary"]  # float32
     ttft_s: float
     run: Run
+    position: int | None = None  # of the next token, where the cache lacks keys before it
 
 
 def prefill_prompt(
@@ -61,6 +61,7 @@ def prefill_prompt(
     measure_recall: bool = False,
     static: StaticIndices | None = None,
     on_call: Callable[[LayerCall], None] | None = None,
+    on_qkv: OnQKV | None = None,
     on_attended: OnAttended | None = None,
 ) -> Prefilled:
     """Prefill a prompt, timed to its first new token.
@@ -87,6 +88,7 @@ def prefill_prompt(
             measure_recall=measure_recall,
             static=static,
             on_call=on_call,
+            on_qkv=on_qkv,
             on_attended=on_attended,
             min_length=min_length,
         ) as run,
@@ -99,7 +101,7 @@ def prefill_prompt(
             logits = torch.cat([logits, own])[-positions:] if len(logits) else own
         int(logits[-1].argmax())  # the first new token is known
         ttft_s = clock() - started
-    return Prefilled(input_ids.shape[1], cache, logits.float(), ttft_s, run)
+    return Prefilled(cache, logits.float(), ttft_s, run)
 
 
 def read_parts(
