@@ -23,7 +23,6 @@ from sparsefill.cli.inputs import (
     warn,
 )
 from sparsefill.environment import describe_environment
-from sparsefill.errors import InputError
 from sparsefill.evals.folder import hold
 from sparsefill.evals.haystack import Haystack, load_haystack
 from sparsefill.evals.ledger import Ledger
@@ -34,12 +33,10 @@ from sparsefill.evals.rows import Key, head_of
 from sparsefill.evals.runner import Plan, run
 from sparsefill.evals.task import Making, Measurable, Outcome
 from sparsefill.evals.tasks import tasks_of
-from sparsefill.evals.tasks.kinds import FidelityTask, PerplexityTask
 from sparsefill.evals.tasks.ruler.words import word_list
 from sparsefill.integrations.transformers.answering import TransformersReader
 from sparsefill.integrations.transformers.identity import weights_sha256
 from sparsefill.profile import Profile
-from sparsefill.reader import Method
 from sparsefill.search import synthetic_prompt
 
 
@@ -90,7 +87,6 @@ def _measure(
     asked = [method_of(name, profile) for name in request.methods]
     methods = list({method.name: method for method in asked}.values())
     lengths = sorted(set(request.lengths))
-    _require_decoding(tasks, methods)
     for method in methods:
         if method.keys is not None and method.keys >= lengths[0]:
             warn(
@@ -158,17 +154,6 @@ def _measure(
     else:
         console.print("every sample was measured before")
     console.print(f"wrote {request.out}; `sparsefill report {request.out}` makes a page of it")
-
-
-def _require_decoding(tasks: Sequence[Measurable], methods: Sequence[Method]) -> None:
-    """Refuse methods that differ in decoding where nothing is decoded."""
-    reading = [task.name for task in tasks if isinstance(task, PerplexityTask | FidelityTask)]
-    dropping = [method.name for method in methods if method.keys is not None]
-    if reading and dropping:
-        raise InputError(
-            f"{reading[0]} judges predictions within the prompt, which {dropping[0]} reads as"
-            " without +snapkv; leave out one of the two"
-        )
 
 
 def _word_list(tasks: Sequence[Measurable]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sparsefill.errors import InputError
 from sparsefill.evals.ledger import Ledger
 from sparsefill.evals.rows import Key
 from sparsefill.evals.task import Making, Measurable, Outcome
@@ -26,6 +27,15 @@ class Plan:
     methods: Sequence[Method]
     lengths: Sequence[int]
     samples: int
+
+    def __post_init__(self) -> None:
+        within = [task.name for task in self.tasks if not task.decodes]
+        dropping = [method.name for method in self.methods if method.keys is not None]
+        if within and dropping:
+            raise InputError(
+                f"{within[0]} judges predictions within the prompt, which {dropping[0]} reads as"
+                " without +snapkv; leave out one of the two"
+            )
 
     def rows(self) -> list[Key]:
         """List all rows, in the order in which they are measured.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
@@ -81,7 +81,13 @@ Make = Callable[[Making], Sample]
 
 @runtime_checkable
 class Measurable(Protocol):
-    """Anything that can be asked of a model at a length."""
+    """Anything that can be asked of a model at a length.
+
+    Args:
+        decodes: the model goes on after the prompt; otherwise all that counts is within it.
+    """
+
+    decodes: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -107,6 +113,7 @@ class Task:
             decoded no further.
     """
 
+    decodes: ClassVar[bool] = True
     name: str
     new_tokens: int
     make: Make

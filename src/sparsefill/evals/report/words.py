@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsefill.evals.lengths import short_length
 from sparsefill.evals.statistics import Interval
 
 NONE = "\N{EN DASH}"
@@ -14,10 +15,8 @@ def length(tokens: int) -> str:
         >>> [length(n) for n in (4096, 131072, 1048576, 10000)]
         ['4K', '128K', '1M', '10,000']
     """
-    for unit, size in (("M", 2**20), ("K", 2**10)):
-        if tokens >= size and tokens % size == 0:
-            return f"{tokens // size}{unit}"
-    return f"{tokens:,}"
+    short = short_length(tokens)
+    return f"{tokens:,}" if short.isdecimal() else short.upper()
 
 
 def counted(count: int, thing: str) -> str:

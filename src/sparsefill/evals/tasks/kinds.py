@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 
@@ -27,6 +28,7 @@ EDGES = tuple(1024 << step for step in range(11))  # positions between which los
 class CopyingTask:
     """Lists of words hidden in a text, gone on with: the score is the share of right words."""
 
+    decodes: ClassVar[bool] = True
     name: str
 
     def prepare(self, making: Making) -> Measure:
@@ -59,6 +61,7 @@ class CopyingTask:
 class PerplexityTask:
     """Windows of a text, every token of which is predicted from those before it."""
 
+    decodes: ClassVar[bool] = False
     name: str
 
     def prepare(self, making: Making) -> Measure:
@@ -95,6 +98,7 @@ class PerplexityTask:
 class FidelityTask:
     """A text read by full attention and by a method: what both predict at its end."""
 
+    decodes: ClassVar[bool] = False
     name: str
 
     def prepare(self, making: Making) -> Measure:
