@@ -59,7 +59,7 @@ def main(
             haystack=haystack,
         )
         started = time.perf_counter()
-        sample = task.make(made)
+        sample = task.sample(made)
         took_s = time.perf_counter() - started
         tokens = prompter.count(sample) + sample.new_tokens
         rows.append(

@@ -96,4 +96,4 @@ def make(
 ) -> Sample:
     """Make a sample, of the novels unless told otherwise."""
     settings = {"haystack": novels(), "prompter": prompter(template), **options}
-    return task.make(making(task.name, length, index, **settings))
+    return task.sample(making(task.name, length, index, **settings))

@@ -51,6 +51,16 @@ def test_the_length_is_filled(name: str, template: str, index: int):
         assert (sample.task, sample.length) == (f"infinitebench/{name}", length)
 
 
+def test_pairs_are_drawn_anew_where_they_leave_too_much_free():
+    """A pair takes nearly 4 % of 2,048 tokens."""
+    task = infinitebench_tasks()["infinitebench/kv_retrieval"]
+    samples = [support.make(task, 2048, index) for index in range(8)]
+    used = [support.prompter().count(sample) + sample.new_tokens for sample in samples]
+    assert all(0.98 * 2048 <= tokens <= 2048 for tokens in used)
+    assert any(sample.recipe.get("again", 0) for sample in samples)
+    assert [support.make(task, 2048, index) for index in range(8)] == samples
+
+
 @GENERATED
 def test_a_seed_and_an_index_make_one_sample(name: str):
     sample = make(name, 3)

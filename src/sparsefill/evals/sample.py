@@ -31,3 +31,14 @@ class Sample:
     new_tokens: int = 64
     turns: tuple[tuple[str, str], ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fill(self) -> float:
+        """Share of the length that prompt and answer take; 1 where no filler is fitted to it."""
+        fitted = "fill" in self.recipe
+        return (self.recipe["tokens"] + self.new_tokens) / self.length if fitted else 1.0
+
+    def note_fill(self, tokens: int) -> None:
+        """Note in the recipe that the prompt, which filler was fitted to, has so many tokens."""
+        self.recipe["tokens"] = tokens
+        self.recipe["fill"] = round((tokens + self.new_tokens) / self.length, 4)

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from sparsefill.errors import InputError
 from sparsefill.evals.haystack import Haystack
 from sparsefill.evals.prompter import Prompter
 from sparsefill.evals.sample import Sample
 from sparsefill.reader import Method, Prefill, Reader
 
 Score = Callable[[str, Sequence[str]], float]  # (what was said, references) -> 0 to 1
+
+FULL = 0.98  # of its length, that a sample fills wherever drawing it anew can do that
+DRAWS = 64  # of a sample, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class Making:
         haystack: text to hide needles in.
         data: folder of the files that a benchmark publishes; None where the user has none.
         one_layout: `layout` is the same in all samples of a task, as upstream has it.
+        again: how often the sample was drawn anew, for a fuller one.
     """
 
     task: str
@@ -39,14 +44,16 @@ class Making:
     haystack: Haystack
     data: Path | None = None
     one_layout: bool = False
+    again: int = 0
 
     def draw(self, what: str = "") -> random.Random:
         """Return randomness of this sample alone, the same each time it is asked for."""
-        return random.Random(f"{self.seed}/{self.task}/{self.length}/{self.index}/{what}")
+        drawn = f"/{self.again}" if self.again else ""
+        return random.Random(f"{self.seed}/{self.task}/{self.length}/{self.index}/{what}{drawn}")
 
     def layout(self, what: str) -> random.Random:
         """Return randomness of where things stand: of this sample alone, or of all of them."""
-        return replace(self, index=0).draw(what) if self.one_layout else self.draw(what)
+        return replace(self, index=0, again=0).draw(what) if self.one_layout else self.draw(what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +113,7 @@ class Task:
     Args:
         name: `family/task`, such as `ruler/vt`.
         new_tokens: the most tokens of an answer.
-        make: makes a sample.
+        make: draws a sample.
         score: compares an answer with references; 1 is right.
         offline: no downloaded file is needed.
         settled: a score that nothing that follows can lower. An answer that it finds right is
@@ -121,13 +128,30 @@ class Task:
     offline: bool = True
     settled: Score | None = None
 
+    def sample(self, making: Making) -> Sample:
+        """Make a sample: where units of filler leave 2 % of its length free, the fullest of 64.
+
+        A unit may be 4 % of 2,048 tokens, and none is cut.
+        """
+        fullest = self.make(making)
+        for again in range(1, DRAWS):
+            if fullest.fill >= FULL:
+                break
+            try:
+                drawn = self.make(replace(making, again=again))
+            except InputError:  # where the first had just enough room, others may be too long
+                continue
+            drawn.recipe["again"] = again
+            fullest = max(fullest, drawn, key=lambda sample: sample.fill)
+        return fullest
+
     def prepare(self, making: Making) -> Callable[[Reader, Method], Outcome]:
         """Make a sample, and return what has it answered by a method, and scores that.
 
         Raises:
             UnsupportedError: the scorer needs a package that is not installed.
         """
-        sample = self.make(making)
+        sample = self.sample(making)
         self.score("", sample.references)  # a scorer that lacks something says so before any work
         ids, decode = making.prompter.ids(sample), making.prompter.decode
 

@@ -182,7 +182,7 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, fl
 
 def _write_task(folder: Path, task: Any, length: int, made: Sequence[Making]) -> str:
     """Write the samples and then the YAML of one task at one length; return its name."""
-    prompts = [(own.prompter, task.make(own)) for own in made]
+    prompts = [(own.prompter, task.sample(own)) for own in made]
     new_tokens = {sample.new_tokens for _, sample in prompts}
     if len(new_tokens) != 1:
         raise UnsupportedError(

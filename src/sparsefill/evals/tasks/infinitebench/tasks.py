@@ -91,9 +91,16 @@ def _make(name: str, limits: str, size: str, order: str, making: Making) -> Samp
 
 def _fitted(drawn: Callable[[int], Sample], making: Making, new_tokens: int, least: int) -> Sample:
     """Make the largest sample that there is room for."""
-    room = making.length - new_tokens
-    units = fit_units(lambda units: making.prompter.count(drawn(units)), room, least=least)
-    return drawn(units)
+    tokens: dict[int, int] = {}
+
+    def tokens_of(units: int) -> int:
+        tokens[units] = making.prompter.count(drawn(units))
+        return tokens[units]
+
+    units = fit_units(tokens_of, making.length - new_tokens, least=least)
+    made = drawn(units)
+    made.note_fill(tokens[units])
+    return made
 
 
 def _sample(name: str, making: Making, row: Row, new_tokens: int) -> Sample:

@@ -63,7 +63,6 @@ def fill(
     room = making.length - new_tokens
     units = fit_units(tokens_of, room, least=least, enough=room // ENOUGH)
     made = sample(units)
-    made.recipe["tokens"] = tokens[units]
-    made.recipe["fill"] = round((tokens[units] + new_tokens) / making.length, 4)
+    made.note_fill(tokens[units])
     made.recipe["one_layout"] = making.one_layout
     return made
