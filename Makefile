@@ -19,7 +19,7 @@ test: check test-triton
 
 # Triton's kernels without a GPU: interpreted, then compiled for four of them. Both modes need
 # processes of their own, and the interpreter wants large buffers kept (it runs 7 times faster).
-PYTEST_TRITON = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+PYTEST_TRITON = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
   -o addopts="--strict-markers --import-mode=importlib -q"
 KEEP_BUFFERS = MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
 

@@ -17,8 +17,11 @@ from sparsefill.evals.sample import Sample
 from sparsefill.evals.scoring import score_all, score_part
 from sparsefill.evals.task import Making, Task
 from sparsefill.evals.tasks.ruler import QA_SYNTHETIC, RULER, SYNTHETIC
-from tests.evals.support import make, making, prompter
+from sparsefill.patterns import Dense
+from sparsefill.reader import Method
+from tests.evals.support import Scripted, make, making, novels, prompter
 
+FULL = Method(name="full", cells=Dense())
 OFFLINE = [*(RULER[name] for name in SYNTHETIC), QA_SYNTHETIC]
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
 each_task = pytest.mark.parametrize("task", OFFLINE, ids=lambda task: task.name)
@@ -44,6 +47,16 @@ def test_prompt_and_answer_fill_the_length(task: Task, length: int):
     assert sample.recipe["fill"] == pytest.approx(used / length, abs=1e-4)
     assert sample.recipe["tokens"] == used - sample.new_tokens
     assert (sample.task, sample.length, sample.new_tokens) == (task.name, length, task.new_tokens)
+
+
+@pytest.mark.parametrize("drawn", [1, 5])
+def test_what_is_read_is_the_draw_that_fills_the_length(drawn: int):
+    task = RULER["ruler/niah_multikey_3"]  # a needle takes nearly 4 % of 2,048 tokens
+    sample = make(task, 2048, index={1: 7, 5: 3}[drawn])
+    assert (sample.recipe["again"], sample.fill >= 0.98) == (drawn, True)
+    made = making(task.name, 2048, sample.index, haystack=novels(), prompter=prompter())
+    outcome = task.prepare(made)(Scripted({"full": sample.references[0]}), FULL)
+    assert (outcome.recipe, outcome.references) == (sample.recipe, sample.references)
 
 
 def test_the_fullest_is_taken_where_none_is_full_enough():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ NEW_TOKENS = 12
 
 def make(making: Making) -> Sample:
     digits = str(making.draw().randrange(10**6))
-    return Sample(
+    sample = Sample(
         task=making.task,
         length=making.length,
         index=making.index,
@@ -41,6 +42,8 @@ def make(making: Making) -> Sample:
         new_tokens=NEW_TOKENS,
         recipe={"digits": digits, "deep": {"depth": making.index}},
     )
+    sample.note_fill((making.length - NEW_TOKENS) * (2 if making.again == making.index else 1) // 2)
+    return sample
 
 
 def make_uneven(making: Making) -> Sample:
@@ -118,7 +121,9 @@ def test_a_task_is_what_lm_eval_reads(tmp_path: Path):
     assert len(rows) == 3
     for index, row in enumerate(rows):
         own = of_bytes("toy/number", LENGTH, index)
-        sample = make(own)
+        sample = make(replace(own, again=index))  # the draw that fills the length
+        if index:
+            sample.recipe["again"] = index
         assert row[read["doc_to_text"]] == own.prompter.text(sample)
         assert row[read["doc_to_target"]] == list(sample.references)
         assert (row["task"], row["length"], row["index"]) == ("toy/number", LENGTH, index)

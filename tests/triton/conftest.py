@@ -46,14 +46,6 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Compile for a GPU in one process: the tests of a GPU read the same kernels."""
-    for item in items:
-        of_item = getattr(item, "callspec", None)
-        if of_item and "target" in of_item.params:
-            item.add_marker(pytest.mark.xdist_group(of_item.params["target"]))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Let the interpreter of Triton 3.6 do what numpy warns of."""
     if INTERPRETING:

@@ -33,7 +33,7 @@ class Making:
         haystack: text to hide needles in.
         data: folder of the files that a benchmark publishes; None where the user has none.
         one_layout: `layout` is the same in all samples of a task, as upstream has it.
-        again: how often the sample was drawn anew, for a fuller one.
+        again: which draw this is; others than the first, 0, are for a fuller sample.
     """
 
     task: str
@@ -129,9 +129,9 @@ class Task:
     settled: Score | None = None
 
     def sample(self, making: Making) -> Sample:
-        """Make a sample: where units of filler leave 2 % of its length free, the fullest of 64.
+        """Make a sample: the first draw that fills 98 % of its length, or the fullest of 64.
 
-        A unit may be 4 % of 2,048 tokens, and none is cut.
+        A unit of filler may be 4 % of 2,048 tokens, and none is cut.
         """
         fullest = self.make(making)
         for again in range(1, DRAWS):

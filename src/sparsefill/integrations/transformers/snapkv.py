@@ -7,6 +7,7 @@ every model that is read sparsely, whatever it does to queries, keys and scores 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,6 @@ from torch.nn.functional import avg_pool1d
 from transformers import DynamicCache
 
 from sparsefill.errors import UnsupportedError
-from sparsefill.estimate.heads import Heads
-from sparsefill.estimate.vertical_slash import line_sums
 from sparsefill.integrations.transformers.layers import softcap_of, window_of
 from sparsefill.integrations.transformers.run import layer_of
 
@@ -49,23 +48,20 @@ def chosen_keys(
         >>> places.shape, 50 in places[0], places[0, -32:].tolist() == [*range(168, 200)]
         (torch.Size([1, 64]), True, True)
     """
-    n, members = k.shape[2], torch.arange(q.shape[1], device=q.device)
-    length = torch.tensor([n], dtype=torch.int32, device=q.device)
-    heads = Heads(
-        q=q,
-        k=k,
-        members=members,
-        scale=scale,
-        softcap=softcap,
-        query_lengths=length,
-        key_lengths=length,
-    )
-    columns, _ = line_sums(heads, torch.full_like(members, WINDOW))
-    before = columns[0, :, :-WINDOW].unflatten(0, (k.shape[1], -1)).mean(1)
-    shared = avg_pool1d(before, POOLED, stride=1, padding=POOLED // 2)
-    most = shared.topk(keys - WINDOW).indices.sort().values
-    last = torch.arange(n - WINDOW, n, device=q.device).expand(len(most), -1)
-    return torch.cat([most, last], dim=1)
+    n, group = k.shape[2], q.shape[1] // k.shape[1]
+    rows = torch.arange(n - WINDOW, n, device=q.device)
+    unseen = torch.arange(n, device=q.device) > rows[:, None]
+    chosen = []
+    for own, head in zip(q[0, :, -WINDOW:].float().split(group), k[0], strict=True):
+        scores = own @ head.float().T * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        weights = scores.masked_fill_(unseen, -math.inf).softmax(-1)
+        before = weights[..., :-WINDOW].mean((0, 1))
+        shared = avg_pool1d(before[None], POOLED, stride=1, padding=POOLED // 2)[0]
+        most = shared.topk(keys - WINDOW).indices.sort().values
+        chosen.append(torch.cat([most, rows]))
+    return torch.stack(chosen)
 
 
 @dataclass(frozen=True, eq=False)
