@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsefill.evals.report import words
+from sparsefill.evals.report.axis import PROPORTION, Axis
 from sparsefill.evals.report.colours import Stroke
 from sparsefill.evals.report.figure import (
     Figure,
@@ -49,7 +50,7 @@ class Curves:
 
     Args:
         span: lowest and highest value shown; fits the values if left out.
-        by_ratio: the axis of values is logarithmic too.
+        axis: of the values.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Curves:
     series: Sequence[Series]
     y_label: str
     span: tuple[float, float] | None = None
-    by_ratio: bool = False
+    axis: Axis = PROPORTION
 
     def draw(self) -> Figure:
         """Draw them."""
@@ -87,11 +88,7 @@ class Curves:
         points = [point for one in self.series for point in one.points]
         lows = [p.value if p.low is None else min(p.low, p.value) for p in points]
         highs = [p.value if p.high is None else max(p.high, p.value) for p in points]
-        low, high = min(lows), max(highs)
-        if self.by_ratio:
-            return low / 1.2, high * 1.2
-        room = 0.06 * (high - low) or max(abs(high) * 0.01, 1e-3)
-        return low - room, high + room
+        return self.axis.around(min(lows), max(highs))
 
     def _x(self, length: int) -> float:
         lengths = self._lengths()
@@ -100,15 +97,10 @@ class Curves:
         return LEFT + 16 + share * (WIDTH - 32)
 
     def _y(self, value: float) -> float:
-        low, high = self._ends()
-        value = min(max(value, low), high)
-        if self.by_ratio:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return TOP + HEIGHT * (1 - (value - low) / (high - low))
+        return TOP + HEIGHT * (1 - self.axis.share(value, *self._ends()))
 
     def _axes(self) -> Iterator[Markup]:
-        low, high = self._ends()
-        for value in ratio_ticks(low, high) if self.by_ratio else ticks(low, high):
+        for value in self.axis.ticks(*self._ends()):
             y = self._y(value)
             yield _line(LEFT, y, LEFT + WIDTH, y, opacity="0.15")
             text = f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
@@ -159,32 +151,6 @@ class Curves:
             yield _line(x, row, x + 30, row, colour=colour, width=2, dash=dash)
             yield _marker(one.stroke, x + 15, row, None)
             yield label(x + 38, row + 4, one.name, anchor="start")
-
-
-def ticks(low: Number, high: Number) -> list[float]:
-    """Return round values between two ends, some five of them.
-
-    Example:
-        >>> ticks(0, 100)
-        [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
-    """
-    rough = (high - low) / 5
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [count * step for count in range(first, last + 1)]
-
-
-def ratio_ticks(low: Number, high: Number) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two ends.
-
-    Example:
-        >>> ratio_ticks(0.4, 12)
-        [0.5, 1.0, 2.0, 5.0, 10.0]
-    """
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
 
 
 def _line(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from sparsefill.evals.report import words
+from sparsefill.evals.report.axis import PROPORTION, RATIO, SIGNED_RATIO, Axis
 from sparsefill.evals.report.colours import CHANGE, PAPER, SAFE, stroke
 from sparsefill.evals.report.curve import Curves, Point, Series
 from sparsefill.evals.report.figure import Figure, Number, file_name
@@ -68,8 +69,9 @@ def perplexity_curves(summary: Summary, task: str) -> list[Figure]:
         level,
         name=file_name("perplexity", task),
         title=f"{task}: perplexity",
-        y_label="perplexity",
+        y_label="perplexity, log scale",
         span=None,
+        axis=RATIO,
     )
     if summary.against is not None:
         drawn += _curves(
@@ -78,8 +80,9 @@ def perplexity_curves(summary: Summary, task: str) -> list[Figure]:
             above,
             name=file_name("perplexity-change", task),
             title=f"{task}: perplexity above {summary.against}, in %",
-            y_label="change in %",
+            y_label="change in %, log scale beyond 0.1",
             span=None,
+            axis=SIGNED_RATIO,
         )
     return drawn
 
@@ -100,9 +103,9 @@ def ttft_curves(summary: Summary, task: str) -> list[Figure]:
         of,
         name=file_name("ttft", task),
         title=f"{task}: median TTFT, with p10 to p90",
-        y_label="seconds",
+        y_label="seconds, log scale",
         span=None,
-        by_ratio=True,
+        axis=RATIO,
     )
 
 
@@ -175,7 +178,7 @@ def _curves(
     title: str,
     y_label: str = "score",
     span: tuple[float, float] | None = (0.0, 100.0),
-    by_ratio: bool = False,
+    axis: Axis = PROPORTION,
 ) -> list[Figure]:
     """Draw one curve a method; nothing where no method has two lengths."""
     series = []
@@ -197,7 +200,7 @@ def _curves(
         series=series,
         y_label=y_label,
         span=span,
-        by_ratio=by_ratio,
+        axis=axis,
     )
     return [curves.draw()]
 
