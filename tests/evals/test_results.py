@@ -243,6 +243,35 @@ def test_runs_that_contradict_each_other_are_refused(
         assert message in str(caught.value)
 
 
+def test_methods_that_are_set_otherwise_are_called_by_their_runs_too(tmp_path: Path):
+    folders = []
+    for place, name in enumerate(("one", "two")):
+        own = [replace(row, score=place / 2) if row.method == "a-shape" else row for row in ROWS]
+        how = {**MANIFEST_OF_ALL.methods, "a-shape": {"window": place}}
+        times = [times_of(row, slower=1 + place) for row in own]
+        manifest = replace(MANIFEST_OF_ALL, methods=how)
+        folders.append(write_run(tmp_path / name, own, manifest=manifest, times=times))
+    for order in (folders, folders[::-1]):
+        found = load_results(order)
+        for place, method in enumerate(("a-shape (one)", "a-shape (two)")):
+            assert found.methods[method] == {"window": place}
+            rows = [row for row in found.rows.values() if row.method == method]
+            assert [row.score for row in rows] == [place / 2] * 3
+            read = times_of(ROWS[1], slower=1 + place)
+            assert found.times(rows[0].key) == replace(read, method=method)
+        assert "a-shape" not in {key.method for key in found.rows} | found.methods.keys()
+        assert sum(row.method == "full" for row in found.rows.values()) == 3
+
+
+def test_such_runs_need_names_of_their_own(tmp_path: Path):
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    write_run(one, ROWS)
+    how = {**MANIFEST_OF_ALL.methods, "a-shape": {"window": 1}}
+    write_run(two, ROWS, manifest=replace(MANIFEST_OF_ALL, methods=how))
+    with pytest.raises(InputError, match=r"'a-shape \(run\)' is set otherwise .*, or rename one"):
+        load_results([one, two])
+
+
 def test_runs_of_other_tasks_may_have_other_settings(tmp_path: Path):
     one = write_run(tmp_path / "one", ROWS)
     other = replace(MANIFEST_OF_ALL, seed=1, haystack={}, samples=5)

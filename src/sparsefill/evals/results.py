@@ -8,7 +8,7 @@ resumed leaves the same rows as one that was not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from sparsefill.evals.manifest import MANIFEST, SETTINGS, Manifest
 from sparsefill.evals.pairing import Pairing
 from sparsefill.evals.rows import SAMPLES, TIMES, Key, Line, Row, Times, read_lines
 from sparsefill.strict_json import parse_json, read_text
+
+FULL = ("full", "dense")  # names of full attention, which other methods are compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +123,14 @@ def _check_asked(line: Line, manifest: Manifest, source: str) -> None:
 def merge_runs(runs: Iterable[Run]) -> Results:
     """Put runs together, whatever their order.
 
+    Methods of one name that are set otherwise, as `minference` is by several profiles, are also
+    called by their runs' names.
+
     Raises:
-        InputError: runs of several models; the same task by other settings, the same method set
+        InputError: runs of several models; the same task by other settings, full attention set
             otherwise, or the same sample with another content.
     """
-    ordered = tuple(sorted(runs, key=lambda run: (run.name, run.manifest.config_hash)))
+    ordered = _told_apart(sorted(runs, key=lambda run: (run.name, run.manifest.config_hash)))
     for place, run in enumerate(ordered):
         for other in ordered[:place]:
             _check_together(other, run)
@@ -140,6 +145,32 @@ def merge_runs(runs: Iterable[Run]) -> Results:
                 raise InputError(f"{key} differs between {where}; report them apart")
             run_of.setdefault(key, number)
     return Results(runs=ordered, rows={key: rows[key] for key in sorted(rows)}, run_of=run_of)
+
+
+def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Call methods of one name that are set otherwise by their runs' names too, but for full."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for name, how in run.manifest.methods.items():
+            if how not in settings.setdefault(name, []):
+                settings[name].append(how)
+    unlike = {name for name, hows in settings.items() if len(hows) > 1} - {*FULL}
+    return tuple(_renamed(run, unlike) for run in runs)
+
+
+def _renamed(run: Run, methods: set[str]) -> Run:
+    def called(name: str) -> str:
+        return f"{name} ({run.name})" if name in methods else name
+
+    how = {called(name): how for name, how in run.manifest.methods.items()}
+    rows = [replace(row, method=called(row.method)) for row in run.rows.values()]
+    times = [replace(found, method=called(found.method)) for found in run.times.values()]
+    return replace(
+        run,
+        manifest=replace(run.manifest, methods=how),
+        rows={row.key: row for row in rows},
+        times={found.key: found for found in times},
+    )
 
 
 def _check_together(first: Run, second: Run) -> None:
@@ -157,7 +188,8 @@ def _check_together(first: Run, second: Run) -> None:
         )
     for name in one.methods.keys() & two.methods.keys():
         if one.methods[name] != two.methods[name]:
-            raise InputError(f"the method {name!r} is set otherwise in {where}; report them apart")
+            remedy = "report them apart" + (", or rename one" if first.name == second.name else "")
+            raise InputError(f"the method {name!r} is set otherwise in {where}; {remedy}")
     shared = {key.task for key in first.rows} & {key.task for key in second.rows}
     for setting in SETTINGS if shared else ():
         if not one.agrees_on(setting, two):

@@ -9,11 +9,10 @@ from functools import cached_property
 
 from sparsefill.errors import InputError
 from sparsefill.evals.report.interval import difference_of, interval_of
-from sparsefill.evals.results import Results
+from sparsefill.evals.results import FULL, Results
 from sparsefill.evals.rows import Key, Row, head_of
 from sparsefill.evals.statistics import Interval
 
-FULL = ("full", "dense")  # names of full attention, which other methods are compared with
 OURS = "minference"  # methods that begin so stand next
 
 
