@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,18 @@ def test_methods_that_are_set_otherwise_are_called_by_their_runs_too(tmp_path: P
             assert found.times(rows[0].key) == replace(read, method=method)
         assert "a-shape" not in {key.method for key in found.rows} | found.methods.keys()
         assert sum(row.method == "full" for row in found.rows.values()) == 3
+
+
+def test_runs_that_are_set_alike_share_a_name(tmp_path: Path):
+    unlike = {**MANIFEST_OF_ALL.methods, "a-shape": {"window": 1}}
+    folders = [
+        write_run(tmp_path / "one", ROWS[:2]),
+        write_run(tmp_path / "three", ROWS[2:]),
+        write_run(tmp_path / "two", ROWS, manifest=replace(MANIFEST_OF_ALL, methods=unlike)),
+    ]
+    found = load_results(folders)
+    counts = Counter(row.method for row in found.rows.values())
+    assert counts == {"full": 3, "a-shape (one)": 3, "a-shape (two)": 3}
 
 
 def test_such_runs_need_names_of_their_own(tmp_path: Path):

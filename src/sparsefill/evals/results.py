@@ -124,7 +124,7 @@ def merge_runs(runs: Iterable[Run]) -> Results:
     """Put runs together, whatever their order.
 
     Methods of one name that are set otherwise, as `minference` is by several profiles, are also
-    called by their runs' names.
+    called by the name of a run: the first that is set so.
 
     Raises:
         InputError: runs of several models; the same task by other settings, full attention set
@@ -148,23 +148,29 @@ def merge_runs(runs: Iterable[Run]) -> Results:
 
 
 def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Call methods of one name that are set otherwise by their runs' names too, but for full."""
-    settings: dict[str, list[dict[str, Any]]] = {}
+    """Call methods of one name that are set otherwise by the first run set so, but for full."""
+    first: dict[str, list[Run]] = {}
     for run in runs:
         for name, how in run.manifest.methods.items():
-            if how not in settings.setdefault(name, []):
-                settings[name].append(how)
-    unlike = {name for name, hows in settings.items() if len(hows) > 1} - {*FULL}
-    return tuple(_renamed(run, unlike) for run in runs)
+            known = first.setdefault(name, [])
+            if all(how != other.manifest.methods[name] for other in known):
+                known.append(run)
+
+    def called(name: str, run: Run) -> str:
+        if name in FULL or len(first[name]) == 1:
+            return name
+        how = run.manifest.methods[name]
+        return next(f"{name} ({r.name})" for r in first[name] if r.manifest.methods[name] == how)
+
+    return tuple(
+        _renamed(run, {name: called(name, run) for name in run.manifest.methods}) for run in runs
+    )
 
 
-def _renamed(run: Run, methods: set[str]) -> Run:
-    def called(name: str) -> str:
-        return f"{name} ({run.name})" if name in methods else name
-
-    how = {called(name): how for name, how in run.manifest.methods.items()}
-    rows = [replace(row, method=called(row.method)) for row in run.rows.values()]
-    times = [replace(found, method=called(found.method)) for found in run.times.values()]
+def _renamed(run: Run, names: dict[str, str]) -> Run:
+    how = {names[name]: how for name, how in run.manifest.methods.items()}
+    rows = [replace(row, method=names[row.method]) for row in run.rows.values()]
+    times = [replace(found, method=names[found.method]) for found in run.times.values()]
     return replace(
         run,
         manifest=replace(run.manifest, methods=how),
