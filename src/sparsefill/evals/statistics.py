@@ -16,11 +16,14 @@ MAX_DRAWS = 2**22  # samples drawn at once: 32 MiB
 
 
 class Interval(NamedTuple):
-    """A mean, where it may as well have been, and of how many samples or pairs it is."""
+    """A mean, where it may as well have been, and of how many samples or pairs it is.
+
+    A sample that stands alone does not tell how much samples differ: then there are no ends.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -36,7 +39,8 @@ def paired_difference(
 
     What makes a sample hard is shared by both and cancels, so that few samples tell apart
     what two means with their own intervals could not. Where all differences are alike the
-    interval has no width, however few they are: read it with the number of samples.
+    interval has no width, however few they are: read it with the number of samples. A single
+    sample has no interval.
 
     Args:
         scores: one for each sample.
@@ -56,6 +60,8 @@ def paired_difference(
         raise InputError(f"confidence must lie between 0 and 1, got {confidence}")
     differences = _pair(scores, baseline)
     samples = len(differences)
+    if samples == 1:
+        return Interval(float(differences[0]), None, None, 1)
     draw, means = np.random.default_rng(seed), []
     rows = max(1, MAX_DRAWS // samples)
     for first in range(0, resamples, rows):

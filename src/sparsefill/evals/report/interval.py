@@ -28,14 +28,19 @@ def mean_of_tasks(tasks: Sequence[Sequence[float]]) -> Interval:
     """Return the mean of the tasks' means: each task counts once, samples resampled within it.
 
     Example:
-        >>> mean_of_tasks([[1.0, 1.0, 1.0], [0.0]])
-        Interval(mean=0.5, low=0.5, high=0.5, n=4)
+        >>> mean_of_tasks([[1.0, 1.0, 1.0], [0.0, 0.0]])
+        Interval(mean=0.5, low=0.5, high=0.5, n=5)
+        >>> mean_of_tasks([[1.0, 1.0, 1.0], [0.0]])  # how the second task varies is not known
+        Interval(mean=0.5, low=None, high=None, n=4)
     """
+    mean = sum(float(np.mean(values)) for values in tasks) / len(tasks)
+    samples = sum(map(len, tasks))
+    if min(map(len, tasks)) == 1:
+        return Interval(mean, None, None, samples)
     draw = np.random.default_rng(SEED)
     means = np.zeros(RESAMPLES)
     for values in map(np.asarray, tasks):
         places = draw.integers(0, len(values), size=(RESAMPLES, len(values)))
         means += values[places].mean(1) / len(tasks)
     low, high = np.percentile(means, (2.5, 97.5))
-    mean = sum(float(np.mean(values)) for values in tasks) / len(tasks)
-    return Interval(mean, float(low), float(high), sum(map(len, tasks)))
+    return Interval(mean, float(low), float(high), samples)

@@ -42,7 +42,8 @@ PERPLEXITY = {"nll", "nll_tokens"}  # values that are shown as perplexity
 NOTE = (
     "Scores are from 0 to 100. Brackets hold 95 % bootstrap intervals over samples; differences"
     " are paired, sample by sample, and coloured where their interval leaves zero out. An interval"
-    " without width says that all samples came out alike, not that the score is certain."
+    " without width says that all samples came out alike, not that the score is certain; a single"
+    " sample, and a mean over tasks that holds one, has none."
 )
 
 

@@ -165,8 +165,8 @@ def perplexity(cell: Cell) -> float | None:
 
 def relative(difference: Interval) -> Interval:
     """Turn a difference of mean NLL into a change of perplexity, as a share."""
-    mean, low, high = map(math.expm1, difference[:3])
-    return Interval(mean, low, high, difference.n)
+    low, high = (None if end is None else math.expm1(end) for end in difference[1:3])
+    return Interval(math.expm1(difference.mean), low, high, difference.n)
 
 
 def _curves(
@@ -208,9 +208,8 @@ def _curves(
 def _point(length: int, interval: Interval | None) -> Point | None:
     if interval is None:
         return None
-    value, low, high = (PERCENT * part for part in interval[:3])
-    sure = interval.n > 1
-    return Point(length=length, value=value, low=low if sure else None, high=high if sure else None)
+    low, high = (None if end is None else PERCENT * end for end in interval[1:3])
+    return Point(length=length, value=PERCENT * interval.mean, low=low, high=high)
 
 
 Depths = dict[tuple[int, Number], list[float]]  # scores by length and depth

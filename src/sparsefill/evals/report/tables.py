@@ -175,7 +175,7 @@ def change(interval: Interval | None) -> Child:
     """Write a difference in points; marked where its interval leaves zero out."""
     if interval is None:
         return words.NONE
-    sure = interval.n > 1 and (interval.low > 0 or interval.high < 0)
+    sure = (interval.low or 0) > 0 or (interval.high or 0) < 0
     kind = ("better" if interval.mean > 0 else "worse") if sure else None
     return [
         element("span", words.points(interval.mean, sign=True), class_=kind),

@@ -50,8 +50,8 @@ def number(value: float | None, *, digits: int = 3, sign: bool = False) -> str:
 
 
 def spread(interval: Interval | None, *, scale: float = 100.0, digits: int = 1) -> str:
-    """Write the ends of an interval; nothing for that of a single sample."""
-    if interval is None or interval.n < 2:
+    """Write the ends of an interval; nothing where there are none."""
+    if interval is None or interval.low is None or interval.high is None:
         return ""
     low, high = (number(scale * end, digits=digits) for end in (interval.low, interval.high))
     return f"[{low}, {high}]"
