@@ -393,6 +393,51 @@ def test_values_at_the_edge_make_a_report(tmp_path: Path, values: dict[str, floa
         assert not re.search(r"\b(nan|inf|Infinity)\b", path.read_text("utf-8"))
 
 
+def test_one_method_may_be_at_the_edge_and_another_not(tmp_path: Path):
+    nll = {"full": 0.5, "minference": 690.0}
+    rows = [
+        row("perplexity", length, 0, method, values={"nll": nll[method]}, score=None)
+        for length in LENGTHS
+        for method in nll
+    ]
+    assert "report.html" in report(tmp_path, rows)
+
+
+def test_pictures_have_the_axes_that_they_say(tmp_path: Path):
+    nll = {"full": math.log(40), "a-shape": math.log(300), "minference": math.log(40.1)}
+    rows = [
+        row("perplexity", length, 0, method, values={"nll": nll[method]}, score=None)
+        for length in LENGTHS
+        for method in nll
+    ]
+    pictures = {
+        name: re.findall(r">([\d.,\N{MINUS SIGN}]+)</text>", text.decode())
+        for name, text in report(tmp_path, rows).items()
+        if name.endswith(".svg")
+    }
+    whole, change = (
+        pictures[f"figures/perplexity{which}-perplexity.svg"] for which in ("", "-change")
+    )
+    assert whole == ["50", "100", "200"]
+    assert {"0.2", "0.5", "1", "10", "100"} <= {*change}
+
+
+def test_each_of_two_profiles_has_the_speed_of_its_own_run(tmp_path: Path):
+    rows = [row("ruler/vt", 4096, index, m) for index in range(3) for m in ("full", "minference")]
+    folders = []
+    for place, name in enumerate(("one", "two")):
+        how = {"full": {}, "minference": {"profile": name}}
+        times = [
+            times_of(own, slower=1 if own.method == "full" else 0.5 / (1 + place)) for own in rows
+        ]
+        manifest = replace(MANIFEST_OF_ALL, methods=how)
+        folders.append(write_run(tmp_path / name, rows, manifest=manifest, times=times))
+    cells = summarise(load_results(folders)).cells
+    speeds = {method: cell.speed for (_, _, method), cell in cells.items()}
+    ratios = {method: speed and speed.ratio for method, speed in speeds.items()}
+    assert ratios["minference (two)"] == pytest.approx(2 * (ratios["minference (one)"] or 0))
+
+
 def test_nothing_said_is_counted_beside_the_score(tmp_path: Path):
     rows = [
         row("ruler/vt", 4096, 0, "full", answer=" \n\t\x00"),

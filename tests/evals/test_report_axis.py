@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -29,6 +30,32 @@ def test_values_lie_in_order_between_the_ends(axis: Axis, values: st.SearchStrat
     assert shares == sorted(shares)
     assert 0 < shares[0] <= shares[-1] < 1
     assert (axis.share(ends[0], *ends), axis.share(ends[1] + 1, *ends)) == (0, 1)
+
+
+@each_axis
+@pytest.mark.parametrize("value", [1.0, 2.3360609141795723, 987.7465627429018, 1e-12])
+@pytest.mark.parametrize("apart", [1, 1 + 1e-15, 1 + 1e-7])
+def test_values_as_good_as_equal_lie_in_the_middle(axis: Axis, values, value: float, apart: float):
+    ends = axis.around(value, value * apart)
+    assert ends[0] < value <= value * apart < ends[1]
+    assert axis.share(value, *ends) == pytest.approx(0.5, abs=0.01)
+    named = [f"{tick:.6g}" for tick in axis.ticks(*ends)]
+    assert len(named) == len({*named}) >= 2
+
+
+@pytest.mark.parametrize("far", [math.expm1(690), 1e304])
+def test_the_farthest_values_lie_on_the_axis(far: float):
+    for axis, near in ((RATIO, 1.0), (SIGNED_RATIO, 0.0), (SIGNED_RATIO, -100.0)):
+        ends = axis.around(near, far)
+        assert ends[0] < near < far < ends[1]
+        assert len(axis.ticks(*ends)) >= 3
+
+
+def test_changes_are_in_proportion_to_a_tenth_of_a_percent():
+    share = [SIGNED_RATIO.share(value, -500, 500) for value in (-0.1, -0.05, 0, 0.05, 0.1, 1)]
+    steps = [after - before for before, after in pairwise(share)]
+    assert steps[:4] == pytest.approx([steps[1]] * 4, rel=0.2)
+    assert steps[4] < 6 * steps[3]  # which in proportion would be 18 times
 
 
 @each_axis

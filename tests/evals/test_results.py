@@ -260,6 +260,8 @@ def test_methods_that_are_set_otherwise_are_called_by_their_runs_too(tmp_path: P
             assert [row.score for row in rows] == [place / 2] * 3
             read = times_of(ROWS[1], slower=1 + place)
             assert found.times(rows[0].key) == replace(read, method=method)
+        for run, folder in zip(found.runs, folders, strict=True):
+            assert run.manifest == load_run(folder).manifest
         assert "a-shape" not in {key.method for key in found.rows} | found.methods.keys()
         assert sum(row.method == "full" for row in found.rows.values()) == 3
 
@@ -283,6 +285,27 @@ def test_such_runs_need_names_of_their_own(tmp_path: Path):
     write_run(two, ROWS, manifest=replace(MANIFEST_OF_ALL, methods=how))
     with pytest.raises(InputError, match=r"'a-shape \(run\)' is set otherwise .*, or rename one"):
         load_results([one, two])
+    three = write_run(tmp_path / "three" / "run", ROWS, manifest=replace(MANIFEST_OF_ALL, seed=1))
+    with pytest.raises(InputError, match=r"report them apart$"):
+        load_results([one, three])
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path):
+    taken = {**MANIFEST_OF_ALL.methods, "a-shape (one)": {}}
+    one = write_run(tmp_path / "one", ROWS, manifest=replace(MANIFEST_OF_ALL, methods=taken))
+    how = {**MANIFEST_OF_ALL.methods, "a-shape": {"window": 1}}
+    two = write_run(tmp_path / "two", ROWS, manifest=replace(MANIFEST_OF_ALL, methods=how))
+    with pytest.raises(InputError, match=r"'a-shape \(one\)' would be the name of two methods"):
+        load_results([one, two])
+
+
+def test_a_folder_is_read_once_and_called_the_same_by_any_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    one = write_run(tmp_path / "one", ROWS)
+    monkeypatch.chdir(one)
+    found = load_results([Path(), Path("../one"), one])
+    assert [run.name for run in found.runs] == ["one"]
 
 
 def test_runs_of_other_tasks_may_have_other_settings(tmp_path: Path):

@@ -8,14 +8,14 @@ resumed leaves the same rows as one that was not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sparsefill.errors import InputError
 from sparsefill.evals.manifest import MANIFEST, SETTINGS, Manifest
 from sparsefill.evals.pairing import Pairing
-from sparsefill.evals.rows import SAMPLES, TIMES, Key, Line, Row, Times, read_lines
+from sparsefill.evals.rows import SAMPLES, TIMES, AnyLine, Key, Line, Row, Times, read_lines
 from sparsefill.strict_json import parse_json, read_text
 
 FULL = ("full", "dense")  # names of full attention, which other methods are compared with
@@ -26,7 +26,10 @@ class Run:
     """One run's folder.
 
     Args:
+        manifest: as it stands in the folder.
+        rows: whose methods have the names of `called`.
         pairing: the samples of its rows.
+        called: names of methods beside other runs, where they are not their own.
     """
 
     name: str
@@ -34,6 +37,12 @@ class Run:
     rows: dict[Key, Row]
     times: dict[Key, Times]
     pairing: Pairing
+    called: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """Return how each method is set, by what it is called."""
+        return {self.called.get(name, name): how for name, how in self.manifest.methods.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,7 @@ class Results:
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
         """Return how each method is set."""
-        return {name: how for run in self.runs for name, how in run.manifest.methods.items()}
+        return {name: how for run in self.runs for name, how in run.methods.items()}
 
 
 def load_results(folders: Sequence[Path]) -> Results:
@@ -72,7 +81,8 @@ def load_results(folders: Sequence[Path]) -> Results:
     """
     if not folders:
         raise InputError("a report needs at least one run folder, got none")
-    return merge_runs([load_run(folder) for folder in dict.fromkeys(folders)])
+    once = {folder.resolve(): folder for folder in folders}
+    return merge_runs([load_run(folder) for folder in once.values()])
 
 
 def load_run(folder: Path) -> Run:
@@ -107,7 +117,8 @@ def load_run(folder: Path) -> Run:
         if found.environment >= len(manifest.environments):
             raise InputError(f"{source}: environment {found.environment} is not in {MANIFEST}")
         times[found.key] = found
-    return Run(name=folder.name, manifest=manifest, rows=rows, times=times, pairing=pairing)
+    name = folder.resolve().name.encode("utf-8", "replace").decode()
+    return Run(name=name, manifest=manifest, rows=rows, times=times, pairing=pairing)
 
 
 def _check_asked(line: Line, manifest: Manifest, source: str) -> None:
@@ -157,26 +168,26 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
                 known.append(run)
 
     def called(name: str, run: Run) -> str:
-        if name in FULL or len(first[name]) == 1:
-            return name
         how = run.manifest.methods[name]
-        return next(f"{name} ({r.name})" for r in first[name] if r.manifest.methods[name] == how)
+        of = next(other for other in first[name] if other.manifest.methods[name] == how)
+        if (found := f"{name} ({of.name})") in first:
+            raise InputError(f"{found!r} would be the name of two methods; rename {of.name}")
+        return found
 
+    unlike = {name for name, known in first.items() if len(known) > 1} - {*FULL}
     return tuple(
-        _renamed(run, {name: called(name, run) for name in run.manifest.methods}) for run in runs
+        _renamed(run, {name: called(name, run) for name in unlike & run.manifest.methods.keys()})
+        for run in runs
     )
 
 
-def _renamed(run: Run, names: dict[str, str]) -> Run:
-    how = {names[name]: how for name, how in run.manifest.methods.items()}
-    rows = [replace(row, method=names[row.method]) for row in run.rows.values()]
-    times = [replace(found, method=names[found.method]) for found in run.times.values()]
-    return replace(
-        run,
-        manifest=replace(run.manifest, methods=how),
-        rows={row.key: row for row in rows},
-        times={found.key: found for found in times},
-    )
+def _renamed(run: Run, called: dict[str, str]) -> Run:
+    def renamed(lines: Iterable[AnyLine]) -> dict[Key, AnyLine]:
+        new = [replace(line, method=called.get(line.method, line.method)) for line in lines]
+        return {line.key: line for line in new}
+
+    rows, times = renamed(run.rows.values()), renamed(run.times.values())
+    return replace(run, called=called, rows=rows, times=times)
 
 
 def _check_together(first: Run, second: Run) -> None:
@@ -192,9 +203,11 @@ def _check_together(first: Run, second: Run) -> None:
             f"a report is of one model, but the weights of {one.model!r} are {one.weights!r} and"
             f" {two.weights!r} in {where}; report them apart"
         )
-    for name in one.methods.keys() & two.methods.keys():
-        if one.methods[name] != two.methods[name]:
-            remedy = "report them apart" + (", or rename one" if first.name == second.name else "")
+    for name in first.methods.keys() & second.methods.keys():
+        if first.methods[name] != second.methods[name]:
+            remedy = "report them apart"
+            if name not in FULL and first.name == second.name:
+                remedy += ", or rename one of the folders"
             raise InputError(f"the method {name!r} is set otherwise in {where}; {remedy}")
     shared = {key.task for key in first.rows} & {key.task for key in second.rows}
     for setting in SETTINGS if shared else ():

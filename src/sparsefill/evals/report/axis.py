@@ -11,7 +11,9 @@ from sparsefill.evals.report.figure import Number
 ROOM = 0.06  # of the axis, beyond the values at each end
 APART = 0.06  # of the axis, between two ticks
 FEW = 3  # round values, without which an axis has equal steps
-DIGITS = (1, 5, 2)  # the roundest first
+DIGITS = (1, 2, 5)  # the roundest first
+ALIKE = 1e-5  # of values: labels do not tell apart those that are nearer to each other
+FARTHEST = 709.0  # place on an axis: e to this is still a number
 NEAR = 0.1  # what is nearer to nought than this lies in proportion, on an axis for both signs
 
 
@@ -37,7 +39,9 @@ class Axis:
     def around(self, low: Number, high: Number) -> tuple[float, float]:
         """Return ends with some room around values."""
         first, last = self.at(low), self.at(high)
-        room = ROOM * (last - first) or max(abs(last) * 0.01, 1e-3)
+        room = ROOM * (last - first)
+        if high - low <= ALIKE * max(abs(low), abs(high)):
+            room = max(abs(last) * 0.01, 1e-3)
         return self.back(first - room), self.back(last + room)
 
     def ticks(self, low: Number, high: Number) -> list[float]:
@@ -93,9 +97,9 @@ def _of_powers(low: Number, high: Number) -> list[float]:
 
 
 PROPORTION = Axis(at=float, back=float, round=steps)
-RATIO = Axis(at=math.log, back=math.exp, round=ratios)
+RATIO = Axis(at=math.log, back=lambda place: math.exp(min(place, FARTHEST)), round=ratios)
 SIGNED_RATIO = Axis(
     at=lambda value: math.asinh(value / NEAR),
-    back=lambda place: math.sinh(place) * NEAR,
+    back=lambda place: math.sinh(max(-FARTHEST, min(place, FARTHEST))) * NEAR,
     round=signed_ratios,
 )

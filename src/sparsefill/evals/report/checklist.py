@@ -69,7 +69,8 @@ def several_environments(summary: Summary) -> str:
 
 
 def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
-    manifest = summary.results.runs[number].manifest
+    run = summary.results.runs[number]
+    manifest = run.manifest
     rows = [
         row for key, row in summary.results.rows.items() if summary.results.run_of[key] == number
     ]
@@ -79,6 +80,9 @@ def _facts(summary: Summary, number: int) -> Iterator[tuple[str, str]]:
     yield "lengths", ", ".join(map(words.length, manifest.lengths))
     yield "samples per task and length", str(manifest.samples)
     yield "rows", f"{len(rows):,}"
+    if any(run.called for run in summary.results.runs):
+        called = [f"{name}: {new}" for name, new in sorted(run.called.items())]
+        yield "methods called otherwise here", "; ".join(called) or words.NONE
     yield "weights", manifest.weights
     yield "tokenizer", f"of {manifest.model}"
     yield "template", f"{manifest.template}: {PREFIX.get(manifest.template, UNSAID)}"

@@ -213,9 +213,10 @@ def _speed(results: Results, rows: Sequence[Row], against: str | None) -> Speed 
     own, others = [], []
     for row in rows:
         other = counterpart(results, row, against)
-        if other is None or results.run_of[row.key] != results.run_of[other.key]:
+        if other is None:
             continue
-        times, compared = results.times(row.key), results.times(other.key)
+        run = results.runs[results.run_of[row.key]]
+        times, compared = run.times.get(row.key), run.times.get(other.key)
         if not times or not compared or times.environment != compared.environment:
             continue
         if times.ttft_s and compared.ttft_s:
